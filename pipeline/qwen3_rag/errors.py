@@ -1,0 +1,97 @@
+"""Every error this package raises on purpose.
+
+    Qwen3RagError
+    ├── InvalidArgumentError (ValueError)     a wrong value where it enters; shows the value and what was expected
+    │   ├── UnknownNameError                  a name that is not in a list; shows the list
+    │   └── FilterError                       a metadata filter that cannot be understood
+    ├── MissingDependencyError (ImportError)  an optional package is needed; shows the pip command
+    ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
+    ├── IngestError (RuntimeError)            a file that cannot be read
+    └── StoreError (RuntimeError)
+        ├── StoreNotFoundError                nothing there, or a folder that is not a store
+        ├── StoreExistsError                  a store is already there
+        ├── StoreVersionError                 written by another version of the format
+        ├── StoreLockedError                  another writer holds the store
+        ├── EmbedderMismatchError (ValueError) the embedder is not the one the vectors came from
+        └── IndexCorruptedError               what was read back is not what was written; names the file
+"""
+
+__all__ = [
+    "EmbedderMismatchError",
+    "FilterError",
+    "IndexCorruptedError",
+    "IngestError",
+    "InvalidArgumentError",
+    "MissingDependencyError",
+    "ModelError",
+    "Qwen3RagError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "StoreVersionError",
+    "UnknownNameError",
+]
+
+
+class Qwen3RagError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class InvalidArgumentError(Qwen3RagError, ValueError):
+    """An argument is wrong; the message shows its value and what was expected."""
+
+
+class UnknownNameError(InvalidArgumentError):
+    """A name is not among the known ones; the message lists them."""
+
+    def __init__(self, kind: str, given: object, known: list[str], hint: str = "") -> None:
+        message = f"unknown {kind} {given!r}; expected one of: {', '.join(known)}"
+        super().__init__(f"{message}. {hint}" if hint else message)
+
+
+class FilterError(InvalidArgumentError):
+    """A metadata filter has an unknown operator or a value of the wrong type."""
+
+
+class MissingDependencyError(Qwen3RagError, ImportError):
+    """An optional package is not installed; the message is the pip command that installs it."""
+
+    def __init__(self, package: str, purpose: str, command: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: {command}")
+
+
+class ModelError(Qwen3RagError, RuntimeError):
+    """Weights or a tokenizer cannot serve as asked, or produced values that are not numbers."""
+
+
+class IngestError(Qwen3RagError, RuntimeError):
+    """A file or folder could not be read; the message names it."""
+
+
+class StoreError(Qwen3RagError, RuntimeError):
+    """Something about a store folder is not as it must be."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no store at the path given."""
+
+
+class StoreExistsError(StoreError):
+    """A store is already at the path given."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written in a format version this package does not read."""
+
+
+class StoreLockedError(StoreError):
+    """Another process or object is writing to the store."""
+
+
+class EmbedderMismatchError(StoreError, ValueError):
+    """The embedder given is not the one the store's vectors were made with."""
+
+
+class IndexCorruptedError(StoreError):
+    """Data read back fails its checksum; the message names the file."""
