@@ -1,19 +1,19 @@
 """Every error this package raises on purpose.
 
-    Qwen3RagError
-    ├── InvalidArgumentError (ValueError)     a wrong value where it enters; shows the value and what was expected
-    │   ├── UnknownNameError                  a name that is not in a list; shows the list
-    │   └── FilterError                       a metadata filter that cannot be understood
-    ├── MissingDependencyError (ImportError)  an optional package is needed; shows the pip command
-    ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
-    ├── IngestError (RuntimeError)            a file that cannot be read
-    └── StoreError (RuntimeError)
-        ├── StoreNotFoundError                nothing there, or a folder that is not a store
-        ├── StoreExistsError                  a store is already there
-        ├── StoreVersionError                 written by another version of the format
-        ├── StoreLockedError                  another writer holds the store
-        ├── EmbedderMismatchError (ValueError) the embedder is not the one the vectors came from
-        └── IndexCorruptedError               what was read back is not what was written; names the file
+Qwen3RagError
+├── InvalidArgumentError (ValueError)     a wrong value where it enters; shows the value and what was expected
+│   ├── UnknownNameError                  a name that is not in a list; shows the list
+│   └── FilterError                       a metadata filter that cannot be understood
+├── MissingDependencyError (ImportError)  an optional package is needed; shows the pip command
+├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
+├── IngestError (RuntimeError)            a file that cannot be read
+└── StoreError (RuntimeError)
+    ├── StoreNotFoundError                nothing there, or a folder that is not a store
+    ├── StoreExistsError                  a store is already there
+    ├── StoreVersionError                 written by another version of the format
+    ├── StoreLockedError                  another writer holds the store
+    ├── EmbedderMismatchError (ValueError) the embedder is not the one the vectors came from
+    └── IndexCorruptedError               what was read back is not what was written; names the file
 """
 
 __all__ = [

@@ -54,6 +54,7 @@ def resolve_instruction(given: str | None, own: Mapping[str, str], default: str 
     Args:
         given: A name, a text, or None for `default` (or, without one, the official web search instruction).
         own: The user's named instructions, which win over the presets.
+        default: What None stands for, likewise a name or a text.
 
     Raises:
         UnknownNameError: `given` is a single word that names nothing: surely a misspelt name, not an instruction.

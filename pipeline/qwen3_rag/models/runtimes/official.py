@@ -1,0 +1,133 @@
+"""`runtime="transformers"`: the official formula as it stands. Slow and obvious: the reference for every other runtime.
+
+Left padding, a full forward pass with vocabulary-wide logits, and the softmax of no and yes at the last position, as
+the model card of `Qwen/Qwen3-Reranker-0.6B` prescribes. Only the tokenizing is not the card's: text from outside goes
+through `models.tokens`, so that it cannot act as control tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.models.decoder import _quiet, choose_device, choose_dtype, load_weights
+from qwen3_rag.models.runtimes import Float32, Progress, Reading
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, unit_rows
+from qwen3_rag.models.tokens import Tokens
+from qwen3_rag.prompts import embed_query
+
+__all__ = ["OfficialEmbedder", "OfficialReranker"]
+
+
+def _left_padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
+    longest = max(map(len, sequences))
+    ids = [[pad] * (longest - len(s)) + list(s) for s in sequences]
+    mask = [[0] * (longest - len(s)) + [1] * len(s) for s in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def _chunks(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _batch_size(options: dict[str, Any]) -> int:
+    size = options.get("batch_size", 8)
+    if not isinstance(size, int) or size < 1:
+        raise InvalidArgumentError(f"batch_size is {size!r}; expected a whole number of at least 1")
+    return size
+
+
+class OfficialReranker:
+    """The official reranking script's computation."""
+
+    def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
+        import transformers as tf
+
+        tokens = Tokens(folder)
+        head, ids = direction_of(folder, tokens)
+        self.input, self.batch_size = RerankInput(tokens, max_length), _batch_size(options)
+        self.device = choose_device(device)
+        chosen = choose_dtype(dtype, self.device)
+        self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
+        loader = tf.AutoModelForCausalLM if head == "causal" else tf.AutoModelForSequenceClassification
+        with _quiet():
+            self.model = loader.from_pretrained(
+                folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+            )
+        self.model.eval().to(self.device)
+        self.head, self.no_yes = head, ids
+        # A one-label classifier finds each row's last token by looking for the padding id from the right.
+        self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
+        self.model.config.pad_token_id = self.pad
+
+    def read(
+        self,
+        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        deadline: float | None = None,
+        progress: Progress | None = None,
+    ) -> Reading:
+        """Log-odds of pairs, `batch_size` at a time; deadlines are not kept here."""
+        sequences, truncated = [], 0
+        for query, document in pairs:
+            head = self.input.query(instruction, query)
+            rest, cut = self.input.documents([document], self.input.room(head))
+            sequences.append(head + rest[0])
+            truncated += cut
+        log_odds = np.empty(len(pairs), dtype=np.float32)
+        for chunk in _chunks(len(pairs), self.batch_size):
+            batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
+            log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
+            if progress:
+                progress(len(chunk))
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated)
+
+    @torch.inference_mode()
+    def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = self.model(**batch).logits
+        if self.head == "classifier":
+            return logits[:, 0].float()  # type: ignore[no-any-return]
+        no_yes = torch.log_softmax(logits[:, -1, self.no_yes].float(), dim=1)
+        return no_yes[:, 1] - no_yes[:, 0]
+
+
+class OfficialEmbedder:
+    """The official embedding script's computation: left padding, last position, cut, normalised."""
+
+    takes_instructions = True
+
+    def __init__(
+        self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
+    ) -> None:
+        self.tokens, self.max_length, self.batch_size = Tokens(folder), max_length, _batch_size(options)
+        self.end = self.tokens.token_id(END_OF_TEXT)
+        self.device = choose_device(device)
+        chosen = choose_dtype(dtype, self.device)
+        self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
+        weights = load_weights(folder, "none", (), self.device, chosen, "sdpa")
+        self.model = weights.body
+        self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
+
+    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+        """Unit rows of queries."""
+        return self.embed_documents([embed_query(instruction, text) for text in texts])
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+        """Unit rows of documents."""
+        ids = [[*i[: self.max_length - 1], self.end] for i in self.tokens.encode(texts)]
+        rows = np.empty((len(ids), self.dimensions), dtype=np.float32)
+        for chunk in _chunks(len(ids), self.batch_size):
+            with torch.inference_mode():
+                states = self.model(**_left_padded([ids[i] for i in chunk], self.end, self.device)).last_hidden_state
+            rows[list(chunk)] = unit_rows(states[:, -1], self.dimensions)
+            if progress:
+                progress(len(chunk))
+        return rows
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.tokens.spans(text)

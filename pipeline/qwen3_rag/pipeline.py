@@ -1,0 +1,343 @@
+"""The pipeline: documents in; the nearest hundred passages out, reread by the reranker, the best k returned."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from qwen3_rag.arguments import at_least, check_query, text_list
+from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError, UnknownNameError
+from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
+from qwen3_rag.index.store import FORMAT, Store
+from qwen3_rag.ingest.indexer import add_documents, as_documents, file_batches
+from qwen3_rag.ingest.readers import read_documents, source_files
+from qwen3_rag.models.cascade import Cascade
+from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
+from qwen3_rag.models.identity import check_same, describe_maker
+from qwen3_rag.models.reranker import Reranker, RerankerProtocol
+from qwen3_rag.prompts import resolve_instruction
+from qwen3_rag.ranking import Asked, arrange
+from qwen3_rag.records import Document, Hit, IndexReport, Results, titled
+from qwen3_rag.settings import Settings
+
+__all__ = ["Pipeline"]
+
+CANDIDATES = 100
+# Arguments of `create` that go to the models, where these are given by name.
+MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
+logger = logging.getLogger("qwen3_rag")
+Paths = str | Path | Sequence[str | Path]
+
+
+class Pipeline:
+    """A store with its embedder and reranker. Made by `create` and `open`; also a context manager.
+
+    Thread-safe: one object serves all threads of a process. Several processes may read one store while one writes.
+    """
+
+    def __init__(
+        self, store: Store, embedder: EmbedderProtocol, reranker: RerankerProtocol | None, settings: Settings
+    ) -> None:
+        self.store, self.embedder, self.reranker, self.settings = store, embedder, reranker, settings
+        self.retriever = Retriever(store, store.meta("embedder")["dimensions"])
+        self._embedder_checked = self._written = False
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        embedder: str | EmbedderProtocol = "Qwen/Qwen3-Embedding-0.6B",
+        reranker: str | RerankerProtocol | None = "Qwen/Qwen3-Reranker-0.6B",
+        **options: Any,
+    ) -> Self:
+        """Make a new store.
+
+        Args:
+            path: A folder that is empty or not there yet.
+            embedder: An `Embedder`, or the name of its model.
+            reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage alone.
+            **options: Settings of the store, `chunk_tokens` and `chunk_overlap`; and `device`, `dtype`, `instruction`,
+                `instructions` and `runtime_options` for the models that are given by name.
+
+        Raises:
+            StoreExistsError: Something is at `path` already.
+            InvalidArgumentError: An unknown option or model name.
+            ModelError: The embedder cannot be loaded; nothing is left behind.
+        """
+        for_models = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
+        settings = Settings.of(options)
+        embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
+        reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
+        Store.check_free(Path(path))
+        meta = {
+            "settings": settings.describe(),
+            "embedder": describe_maker(embedder),
+            "reranker": reranker.describe() if reranker else None,
+        }
+        pipeline = cls(Store.create(Path(path), meta), embedder, reranker, settings)
+        pipeline._embedder_checked = True
+        return pipeline
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        embedder: str | EmbedderProtocol | None = None,
+        reranker: str | RerankerProtocol | None = None,
+    ) -> Self:
+        """Open a store; embedder and reranker, instructions included, are those it was made with unless given.
+
+        A reranker given serves this object only; the store goes on remembering its own.
+
+        Raises:
+            StoreNotFoundError: There is no store at `path`.
+            StoreVersionError: It is in another version of the format.
+            EmbedderMismatchError: `embedder` is not the one that made the vectors.
+        """
+        given = Embedder(embedder) if isinstance(embedder, str) else embedder
+        if isinstance(reranker, str):
+            reranker = Reranker(reranker)
+        store = Store.open(Path(path))
+        try:
+            settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))
+            if settings is None or maker is None:
+                raise IndexCorruptedError(f"{path}: the store does not say how it was made")
+            if reranker is None and kept is not None:
+                reranker = Cascade.of(kept) if "stages" in kept else Reranker(**kept)
+            pipeline = cls(store, given or Embedder(**maker["arguments"]), reranker, Settings.of(settings))
+            if given is not None:
+                pipeline._check_embedder()
+        except BaseException:
+            store.close()
+            raise
+        return pipeline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Documents in the store."""
+        return self.store.count()[0]
+
+    def close(self) -> None:
+        """Write the dense index beside the store if this object changed it, and close the store."""
+        if self._written:
+            self.retriever.checkpoint()
+            self._written = False
+        self.store.close()
+
+    def _check_embedder(self) -> None:
+        """Make sure, once, that the embedder is the one that made the store's vectors."""
+        if not self._embedder_checked:
+            check_same(self.embedder, self.store.meta("embedder"))
+            self._embedder_checked = True
+
+    def add(self, documents: Iterable[Document], show_progress: bool = False) -> IndexReport:
+        """Write documents, in one commit, in place of those of the same ids.
+
+        What the store already has as it is stays, and a text it has is not embedded again.
+
+        Raises:
+            InvalidArgumentError: Not a list of documents; the store is unchanged.
+        """
+        checked = as_documents(documents)
+        if not checked:
+            return IndexReport()
+        self._check_embedder()
+        report = add_documents(self.store, self.embedder, self.settings, checked, show_progress)
+        self._written = self._written or report.documents > 0
+        return report
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents; ids that are not there are passed over. Returns how many were deleted."""
+        names = list(dict.fromkeys(text_list(ids, "ids")))
+        found = [d.id for d in self.store.get(names) if d is not None]
+        if found:
+            self.store.write([], remove=found)
+            self._written = True
+        return len(found)
+
+    def get(self, ids: Sequence[str]) -> list[Document | None]:
+        """Documents by id, in the order asked; None where there is none."""
+        return self.store.get(text_list(ids, "ids"))
+
+    def index(self, paths: Paths, show_progress: bool = False) -> IndexReport:
+        """Read files and folders (JSON lines, text, Markdown) and write what they hold.
+
+        Raises:
+            IngestError: A path that is not there, or a file that cannot be read; the store is unchanged.
+        """
+        files = source_files([paths] if isinstance(paths, str | Path) else paths)
+        return sum((self.add(batch, show_progress) for batch in file_batches(files)), IndexReport())
+
+    def sync(self, paths: Paths, show_progress: bool = False) -> IndexReport:
+        """As `index`; and documents that came from these paths and are no longer there are removed."""
+        roots = [Path(p).resolve() for p in ([paths] if isinstance(paths, str | Path) else paths)]
+        report = self.index(roots, show_progress)
+        present = {document.id for file in source_files(roots) for document in read_documents(file)}
+        gone = [
+            name
+            for name, source in self.store.ids_with_source()
+            if name not in present and any(Path(source).is_relative_to(root) for root in roots)
+        ]
+        return report + IndexReport(removed=self.delete(gone))
+
+    def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 10,
+        candidates: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
+        min_score: float | None = None,
+        min_log_odds: float | None = None,
+        mode: Mode = "dense",
+        rerank: bool = True,
+        blend: float = 0.0,
+        deadline: float | None = None,
+        group_by_document: bool = False,
+        neighbours: int = 0,
+    ) -> Results:
+        """Find the passages that answer a query.
+
+        Args:
+            query: The question, in any language.
+            top_k: Hits returned at most.
+            candidates: Passages the first stage hands to the reranker; None is 100, or `top_k` if that is more.
+            filter: Metadata filter, such as `{"lang": "en", "year": {"$gte": 2020}}`; applied before the cut.
+            instruction: What to look for, in place of the default: a preset's name, an own one's, or a sentence.
+            min_score: Leave out reranked hits whose probability is below.
+            min_log_odds: Leave out reranked hits whose log-odds are below.
+            mode: "dense", "lexical" (BM25) or "hybrid" (both, fused by rank).
+            rerank: False returns the first stage's order.
+            blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
+            deadline: Seconds after which no further candidates are reread; `degraded` then says so.
+            group_by_document: One hit a document, its best passage.
+            neighbours: Passages before and after a hit whose text is returned with it.
+
+        Raises:
+            InvalidArgumentError: An argument is wrong, or `top_k` exceeds the `candidates` given.
+            EmbedderMismatchError: The store's embedder has changed.
+        """
+        started = time.monotonic()
+        asked = Asked(top_k, min_score, min_log_odds, blend, group_by_document)
+        depth = _depth(candidates, top_k)
+        check_query(query)
+        at_least(neighbours, 0, "neighbours")
+        if mode not in MODES:
+            raise UnknownNameError("mode", mode, list(MODES))
+        if deadline is not None and not deadline > 0:
+            raise InvalidArgumentError(f"deadline is {deadline!r}; expected seconds, more than 0")
+        sentence = self._sentence(instruction)
+        vector = None
+        if mode != "lexical":
+            self._check_embedder()
+            takes = getattr(self.embedder, "takes_instructions", True)
+            vector = self.embedder.encode_query(query, sentence if takes else None)
+        embedded = time.monotonic()
+        enough = top_k if group_by_document else 0
+        found = self._candidates(query, vector, depth, mode, filter, enough)
+        retrieved = time.monotonic()
+        reading = None
+        if rerank and self.reranker is not None and found:
+            texts = [titled(passage.document.title, passage.text) for passage, _ in found]
+            until = None if deadline is None else started + deadline
+            reading = self.reranker.read(query, texts, sentence, until)
+        hits, degraded = arrange(found, reading, asked)
+        if neighbours:
+            hits = [self._widened(hit, found, neighbours) for hit in hits]
+        ended = time.monotonic()
+        timings = {
+            "embed": embedded - started,
+            "retrieve": retrieved - embedded,
+            "rerank": ended - retrieved,
+            "total": ended - started,
+        }
+        return Results(hits, timings=timings, degraded=degraded, truncated=reading.truncated if reading else 0)
+
+    def _sentence(self, instruction: str | None) -> str | None:
+        """An instruction's text, by the names that either model knows."""
+        if instruction is None:
+            return None
+        own: dict[str, str] = {}
+        for model in (self.embedder, self.reranker):
+            own |= getattr(model, "instructions", {})
+        return resolve_instruction(instruction, own)
+
+    def _candidates(
+        self, query: str, vector: Any, depth: int, mode: Mode, filter: Mapping[str, Any] | None, documents: int
+    ) -> list[Candidate]:
+        """First-stage candidates: `depth` of them, or more until they come from so many `documents`."""
+        while True:
+            found = self.retriever.search(query, vector, depth, mode, filter)
+            if len(found) < depth or len({passage.document.id for passage, _ in found}) >= documents:
+                return found
+            depth *= 2
+
+    def _widened(self, hit: Hit, found: Sequence[Candidate], neighbours: int) -> Hit:
+        passage = found[hit.retrieval_rank - 1][0]
+        start, end = self.store.extent(passage, neighbours)
+        return replace(hit, text=passage.document.text[start:end], start=start, end=end)
+
+    def search_many(self, queries: Sequence[str], **options: Any) -> list[Results]:
+        """`search` for each of several queries, with the same options."""
+        texts = text_list(queries, "queries")
+        for text in texts:
+            check_query(text)
+        return [self.search(text, **options) for text in texts]
+
+    async def asearch(self, query: str, **options: Any) -> Results:
+        """`search` in a thread of its own, so that the event loop goes on."""
+        return await asyncio.to_thread(self.search, query, **options)
+
+    def optimize(self) -> None:
+        """Give back the space of what was deleted, and write the dense index anew."""
+        self.store.compact()
+        self.retriever.checkpoint()
+        self._written = False
+
+    def verify(self) -> list[str]:
+        """Read the whole store and compare checksums; what is wrong, in words, or an empty list."""
+        return self.store.verify()
+
+    def info(self) -> dict[str, Any]:
+        """What the store holds and what runs it, as JSON."""
+        documents, passages = self.store.count()
+        files = [f for f in self.store.folder.iterdir() if f.is_file()]
+        return {
+            "path": str(self.store.folder.resolve()),
+            "format": FORMAT,
+            "commit": self.store.meta("commit"),
+            "documents": documents,
+            "passages": passages,
+            "bytes": sum(file.stat().st_size for file in files),
+            "dimensions": self.store.meta("embedder")["dimensions"],
+            "index": self.retriever.describe(),
+            "settings": self.settings.describe(),
+            "embedder": _described(self.embedder),
+            "reranker": _described(self.reranker) if self.reranker else None,
+        }
+
+
+def _depth(candidates: int | None, top_k: int) -> int:
+    if candidates is None:
+        return max(CANDIDATES, top_k)
+    if top_k > at_least(candidates, 1, "candidates"):
+        raise InvalidArgumentError(f"top_k is {top_k}, more than candidates={candidates}; expected at most as many")
+    return candidates
+
+
+def _described(model: Any) -> dict[str, Any]:
+    loaded = getattr(model, "_loaded", None)
+    described: dict[str, Any] = model.describe()
+    return described | {"runs_on": loaded.runs_on if loaded else "not loaded yet"}

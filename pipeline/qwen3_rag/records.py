@@ -1,0 +1,162 @@
+"""What goes in and what comes out: documents, hits, results."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen3_rag.errors import InvalidArgumentError
+
+__all__ = ["Document", "Hit", "IndexReport", "Results", "titled"]
+
+INT64 = range(-(2**63), 2**63)
+
+
+def titled(title: str | None, text: str) -> str:
+    """What is embedded and reranked: the title on a line of its own before the text."""
+    return f"{title}\n{text}" if title else text
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text to be found, with what is known about it.
+
+    Attributes:
+        text: The text; offsets of hits count its characters.
+        id: Name by which it is replaced, deleted and returned; by default a hash of the text.
+        title: Stands before the text in what is embedded and reranked.
+        source: Where it comes from, such as a file's path.
+        metadata: JSON values by which it can be filtered and which come back with its hits.
+
+    Raises:
+        InvalidArgumentError: A value of the wrong type, or text that is not valid Unicode.
+    """
+
+    text: str
+    id: str = None  # type: ignore[assignment]  # None is replaced at once, so that readers always find a str
+    title: str | None = None
+    source: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_text(self.text, "text", required=True)
+        for name in ("id", "title", "source"):
+            _check_text(getattr(self, name), name, required=False)
+        if self.id is None:
+            object.__setattr__(self, "id", hashlib.sha256(self.text.encode()).hexdigest()[:32])
+        elif not self.id:
+            raise InvalidArgumentError("id is ''; expected a name that is not empty, or None")
+        _check_metadata(self.metadata, self.id)
+
+
+def _check_text(value: object, name: str, *, required: bool) -> None:
+    if value is None and not required:
+        return
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is {value!r} ({type(value).__name__}); expected a text (str)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{name} has a lone surrogate at character {error.start}: {value[error.start : error.start + 20]!r}; "
+            "expected valid Unicode"
+        ) from None
+
+
+def _check_metadata(metadata: object, owner: str) -> None:
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgumentError(f"metadata of {owner!r} is {metadata!r}; expected a mapping of names to JSON values")
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"metadata of {owner!r} has the name {name!r}; expected a text (str)")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and number not in INT64:
+                raise InvalidArgumentError(f"metadata[{name!r}] of {owner!r} is {number}; expected at most 64 bits")
+    try:
+        json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"metadata of {owner!r} is not JSON: {error}; given {str(metadata)[:120]}") from None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found.
+
+    Attributes:
+        id: The passage's name, the document's id and its place in it: "guide#2".
+        document_id: The document's id.
+        text: The passage, `document.text[start:end]`; with neighbours where they were asked for.
+        title: The document's title.
+        source: The document's source.
+        page: Page in the source, counted from 1, where there are pages.
+        start: First character of the passage in the document's text.
+        end: Character after its last.
+        score: Reranker's probability of yes; None if it was not reranked.
+        log_odds: The same as logit(yes) − logit(no); None if it was not reranked.
+        rank: Place in the results; 1 is best.
+        retrieval_score: First stage's score: cosine for dense, BM25 for lexical, fused for hybrid.
+        retrieval_rank: Place in the first stage; 1 is best.
+        reranked: Whether the reranker read it.
+        metadata: The document's metadata.
+    """
+
+    id: str
+    document_id: str
+    text: str
+    title: str | None
+    source: str | None
+    page: int | None
+    start: int
+    end: int
+    score: float | None
+    log_odds: float | None
+    rank: int
+    retrieval_score: float
+    retrieval_rank: int
+    reranked: bool
+    metadata: Mapping[str, Any]
+
+
+class Results(list[Hit]):
+    """Hits, best first.
+
+    Attributes:
+        timings: Seconds of each stage: "embed", "retrieve", "rerank", "total".
+        degraded: Why fewer candidates were reranked than asked, or None.
+        truncated: How many candidates were cut to fit the reranker's `max_length`.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        timings: Mapping[str, float] | None = None,
+        degraded: str | None = None,
+        truncated: int = 0,
+    ) -> None:
+        super().__init__(hits)
+        self.timings, self.degraded, self.truncated = dict(timings or {}), degraded, truncated
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What a call of `add`, `index` or `sync` did.
+
+    Attributes:
+        documents: Documents written, new or changed.
+        unchanged: Documents that the store already had, as they are.
+        passages: Passages written.
+        embedded: Passages whose text had to be embedded; the rest kept their vectors.
+        removed: Documents removed because their source is gone (`sync` only).
+    """
+
+    documents: int = 0
+    unchanged: int = 0
+    passages: int = 0
+    embedded: int = 0
+    removed: int = 0
+
+    def __add__(self, other: "IndexReport") -> "IndexReport":
+        mine, theirs = vars(self), vars(other)
+        return IndexReport(**{name: mine[name] + theirs[name] for name in mine})

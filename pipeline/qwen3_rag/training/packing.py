@@ -1,0 +1,105 @@
+"""A query and its candidates as one row of tokens: what they share is computed once.
+
+Each candidate attends to the shared tokens and to itself, and its positions continue after the shared ones, so that
+its score is the one it would get alone. The body is the stock transformers model; only its attention is replaced, as
+an explicit mask over the whole row would cost four times the arithmetic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+__all__ = ["ATTENTION", "PackedList", "pack_list", "yes_no_scores"]
+
+ATTENTION = "qwen3_rag_packed"
+
+
+@dataclass(frozen=True)
+class PackedList:
+    """One row: the shared tokens, then each candidate's own.
+
+    Attributes:
+        ids: Token ids, shape (1, tokens).
+        positions: Position of each token in its own sequence, shape (1, tokens).
+        lengths: Number of shared tokens, then of each candidate's own.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def last(self) -> torch.Tensor:
+        """Index of each candidate's last token, shape (candidates,)."""
+        return torch.tensor(self.lengths).cumsum(0)[1:] - 1
+
+
+def pack_list(shared: Sequence[int], candidates: Sequence[Sequence[int]]) -> PackedList:
+    """Lay the shared tokens and all candidates end to end."""
+    lengths = (len(shared), *map(len, candidates))
+    ids = torch.tensor([token for part in (shared, *candidates) for token in part])
+    own = [torch.arange(length) + len(shared) for length in lengths[1:]]
+    return PackedList(ids[None], torch.cat([torch.arange(len(shared)), *own])[None], lengths)
+
+
+class _PackedAttention:
+    """Attention of one row at a time, all candidates side by side; `lengths` is set before each forward pass.
+
+    Written out, as PyTorch's fused attention on a CPU takes three times as long for such short sequences.
+    """
+
+    lengths: tuple[int, ...] = ()
+
+    # Under torch.compile the lengths would be constants, and each new row would compile anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(
+        self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        q, k, v = query[0], key[0].repeat_interleave(groups, 0), value[0].repeat_interleave(groups, 0)
+        q = q * q.shape[-1] ** -0.5
+        shared, own = self.lengths[0], torch.tensor(self.lengths[1:])
+        heads, longest = len(q), int(own.max())
+        column = torch.arange(longest)
+        real = column < own[:, None]
+        # Shorter candidates are filled up with their own last token; causality hides it from the others.
+        where = (shared + own.cumsum(0) - own)[:, None] + column.clamp_max(own[:, None] - 1)
+        first = _softmax(q[:, :shared] @ k[:, :shared].mT) @ v[:, :shared]
+        qc, kc, vc = (x[:, where] for x in (q, k, v))
+        to_shared = (qc.flatten(1, 2) @ k[:, :shared].mT).unflatten(1, where.shape)
+        weights = torch.cat([to_shared, _causal(qc @ kc.mT)], -1).softmax(-1)
+        rest = (weights[..., :shared].flatten(1, 2) @ v[:, :shared]).unflatten(1, where.shape)
+        rest = rest + weights[..., shared:] @ vc
+        return torch.cat([first, rest[:, real]], 1).transpose(0, 1)[None], None
+
+
+def _causal(scores: torch.Tensor) -> torch.Tensor:
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
+    return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    return _causal(scores).softmax(-1)
+
+
+_attention = _PackedAttention()
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+
+
+def yes_no_scores(body: nn.Module, direction: torch.Tensor, packed: PackedList) -> torch.Tensor:
+    """Log-odds of yes against no of each candidate, float32.
+
+    Args:
+        body: A causal model without its vocabulary head, made with `attn_implementation=ATTENTION`.
+        direction: The head's row of yes minus its row of no, shape (hidden,).
+        packed: The row to score.
+    """
+    _attention.lengths = packed.lengths
+    output = body(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
+    return output.last_hidden_state[0, packed.last].float() @ direction.float()

@@ -1,0 +1,106 @@
+"""Small real models, made on the spot; and the collections kept beside the repository, where they are."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CONTROL_NOT_SPECIAL = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
+# Qwen3's split of text into words, by which no token ever spans "<Document>:" and the blank after it.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer() -> str:
+    """A byte-level BPE of Qwen3's make, with its kind of added tokens, trained on the demo passages."""
+    from tokenizers import AddedToken, Regex
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    lines = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([*lines, *["yes", "no"] * 500], trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in CONTROL_NOT_SPECIAL])
+    return tokenizer.to_str()
+
+
+def save_model(
+    folder: Path, kind: str = "causal", seed: int = 0, spread: float = 1.0, tokenizer: str | None = None
+) -> Path:
+    """A tiny random Qwen3 checkpoint in `folder`; `spread` widens the weights and with them the scores."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3Model
+
+    tokenizer = tokenizer or train_tokenizer()
+    config = Qwen3Config(
+        vocab_size=Tokenizer.from_str(tokenizer).get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=40960,
+        rope_theta=1_000_000.0,
+        tie_word_embeddings=True,
+        num_labels=1,
+    )
+    torch.manual_seed(seed)
+    classes = {"causal": Qwen3ForCausalLM, "classifier": Qwen3ForSequenceClassification, "embedding": Qwen3Model}
+    model = classes[kind](config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(0, 0.15 * spread)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    layout = {"tokenizer_class": "Qwen2TokenizerFast", "pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(layout))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json() -> str:
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> Path:
+    return save_model(tmp_path_factory.mktemp("reranker"), spread=2.0, tokenizer=tokenizer_json)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> Path:
+    return save_model(tmp_path_factory.mktemp("classifier"), "classifier", spread=2.0, tokenizer=tokenizer_json)
+
+
+@pytest.fixture(scope="session")
+def tiny_embedder(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> Path:
+    return save_model(tmp_path_factory.mktemp("embedder"), "embedding", tokenizer=tokenizer_json)
+
+
+@pytest.fixture(scope="session")
+def qwen3_tokenizer() -> str:
+    path = SHARED / "qwen3-tokenizer/tokenizer.json"
+    if not path.is_file():
+        pytest.skip("the real Qwen3 tokenizer is not beside the repository (../shared/qwen3-tokenizer)")
+    return path.read_text("utf-8")
