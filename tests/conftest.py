@@ -45,7 +45,12 @@ def train_tokenizer() -> str:
 
 
 def save_model(
-    folder: Path, kind: str = "causal", seed: int = 0, spread: float = 1.0, tokenizer: str | None = None
+    folder: Path,
+    kind: str = "causal",
+    seed: int = 0,
+    spread: float = 1.0,
+    tokenizer: str | None = None,
+    layers: int = 3,
 ) -> Path:
     """A tiny random Qwen3 checkpoint in `folder`; `spread` widens the weights and with them the scores."""
     from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3Model
@@ -55,7 +60,7 @@ def save_model(
         vocab_size=Tokenizer.from_str(tokenizer).get_vocab_size(),
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,

@@ -386,7 +386,12 @@ class Store:
             run("INSERT OR REPLACE INTO meta SELECT 'removals_kept_since', value FROM meta WHERE key = 'commit'")
             run("INSERT INTO terms (terms) VALUES ('optimize')")
         with self.lock, self._guarded():
-            self._connection.execute("VACUUM")
+            # SQLite itself attaches the copy that it makes.
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
+            try:
+                self._connection.execute("VACUUM")
+            finally:
+                self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -35,7 +35,7 @@ def chunk(text: str, tokens: NDArray[np.int64], size: int, overlap: int) -> list
         spans.append(_stripped(text, pieces[begin][0], pieces[end - 1][1]))
         if end == len(pieces):
             break
-        begin = _step_back(counts, begin, end, overlap)
+        begin = _step_back(counts, begin, end, size, overlap)
     return [span for span in spans if span[0] < span[1]]
 
 
@@ -67,10 +67,14 @@ def _fill(text: str, pieces: list[tuple[int, int, int, int]], counts: list[int],
     return paragraph if paragraph and end < len(pieces) else end
 
 
-def _step_back(counts: list[int], begin: int, end: int, overlap: int) -> int:
-    """First piece of the next passage: as many whole pieces before `end` as the overlap allows, always forward."""
+def _step_back(counts: list[int], begin: int, end: int, size: int, overlap: int) -> int:
+    """First piece of the next passage: as many whole pieces before `end` as the overlap allows.
+
+    What is repeated must leave room for the piece that is new, or the next passage would hold nothing else.
+    """
     start, repeated = end, 0
-    while start - 1 > begin and repeated + counts[start - 1] <= overlap:
+    allowed = min(overlap, size - counts[end])
+    while start - 1 > begin and repeated + counts[start - 1] <= allowed:
         start -= 1
         repeated += counts[start]
     return start

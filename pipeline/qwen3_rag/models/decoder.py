@@ -16,7 +16,7 @@ from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
 from qwen3_rag.models import attention
 from qwen3_rag.models.packing import Layout, batches
 
-__all__ = ["Decoder", "Weights", "choose_device", "choose_dtype", "load_weights"]
+__all__ = ["Decoder", "Weights", "choose_device", "choose_dtype", "load_decoder", "load_weights", "quiet_loading"]
 
 Head = Literal["causal", "classifier", "none"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,17 +71,19 @@ class Weights:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # The loading bar of transformers is of no use for files that are read in a second.
-    from transformers.utils import logging as transformers_logging
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' bar and its table of missing weights off the screen; missing weights are an error of ours."""
+    from transformers.utils import logging as hf
 
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()  # type: ignore[no-untyped-call]
+    hf.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf.set_verbosity_error()
     try:
         yield
     finally:
+        hf.set_verbosity(level)
         if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            hf.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def head_of(folder: Path) -> Head:
@@ -126,7 +128,7 @@ def load_weights(
         "none": tf.AutoModel,
     }
     try:
-        with _quiet():
+        with quiet_loading():
             model, report = loaders[head].from_pretrained(
                 folder,
                 dtype=dtype,

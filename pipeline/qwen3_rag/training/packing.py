@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 __all__ = ["ATTENTION", "PackedList", "pack_list", "yes_no_scores"]
@@ -64,16 +63,16 @@ class _PackedAttention:
         q, k, v = query[0], key[0].repeat_interleave(groups, 0), value[0].repeat_interleave(groups, 0)
         q = q * q.shape[-1] ** -0.5
         shared, own = self.lengths[0], torch.tensor(self.lengths[1:])
-        heads, longest = len(q), int(own.max())
+        longest = int(own.max())
         column = torch.arange(longest)
         real = column < own[:, None]
         # Shorter candidates are filled up with their own last token; causality hides it from the others.
         where = (shared + own.cumsum(0) - own)[:, None] + column.clamp_max(own[:, None] - 1)
         first = _softmax(q[:, :shared] @ k[:, :shared].mT) @ v[:, :shared]
         qc, kc, vc = (x[:, where] for x in (q, k, v))
-        to_shared = (qc.flatten(1, 2) @ k[:, :shared].mT).unflatten(1, where.shape)
+        to_shared = (qc.flatten(1, 2) @ k[:, :shared].mT).view(*qc.shape[:3], shared)
         weights = torch.cat([to_shared, _causal(qc @ kc.mT)], -1).softmax(-1)
-        rest = (weights[..., :shared].flatten(1, 2) @ v[:, :shared]).unflatten(1, where.shape)
+        rest = (weights[..., :shared].flatten(1, 2) @ v[:, :shared]).view(qc.shape)
         rest = rest + weights[..., shared:] @ vc
         return torch.cat([first, rest[:, real]], 1).transpose(0, 1)[None], None
 
@@ -101,5 +100,5 @@ def yes_no_scores(body: nn.Module, direction: torch.Tensor, packed: PackedList) 
         packed: The row to score.
     """
     _attention.lengths = packed.lengths
-    output = body(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
-    return output.last_hidden_state[0, packed.last].float() @ direction.float()
+    hidden: torch.Tensor = body(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)[0]
+    return hidden[0, packed.last].float() @ direction.float()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.models.decoder import _quiet, choose_device, choose_dtype, load_weights
+from qwen3_rag.models.decoder import choose_device, choose_dtype, load_weights, quiet_loading
 from qwen3_rag.models.runtimes import Float32, Progress, Reading
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, unit_rows
 from qwen3_rag.models.tokens import Tokens
@@ -54,7 +54,7 @@ class OfficialReranker:
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
         loader = tf.AutoModelForCausalLM if head == "causal" else tf.AutoModelForSequenceClassification
-        with _quiet():
+        with quiet_loading():
             self.model = loader.from_pretrained(
                 folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
             )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.decoder import _quiet, choose_device, choose_dtype
+from qwen3_rag.models.decoder import choose_device, choose_dtype, quiet_loading
 from qwen3_rag.models.runtimes import Float32, Progress
 from qwen3_rag.models.runtimes.native import matryoshka
 from qwen3_rag.models.tokens import well_formed
@@ -29,7 +29,7 @@ class SentenceEmbedder:
         where = choose_device(device)
         chosen = choose_dtype(dtype, where)
         try:
-            with _quiet():
+            with quiet_loading():
                 self.model = SentenceTransformer(str(folder), device=str(where), model_kwargs={"dtype": chosen})
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"sentence-transformers cannot load {folder}: {error}") from error

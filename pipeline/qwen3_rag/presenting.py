@@ -1,0 +1,79 @@
+"""Results, information and checks as people read them on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from qwen3_rag.models.checking import PUBLISHED_TOLERANCE, Check
+from qwen3_rag.records import Results
+
+__all__ = ["excerpt", "show_check", "show_results", "show_tree"]
+
+EXCERPT = 220  # characters of a passage in a table
+
+
+def excerpt(text: str, length: int = EXCERPT) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def show_results(results: Results, console: Console | None = None) -> None:
+    """A table of hits, and a line with what each stage took."""
+    console = console or Console()
+    if not results:
+        console.print("nothing found")
+    else:
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("#", justify="right")
+        table.add_column("score", justify="right")
+        table.add_column("1st", justify="right")
+        table.add_column("passage", overflow="fold")
+        for hit in results:
+            score = "–" if hit.score is None else f"{hit.score:.3f}"
+            head = f"[bold]{escape(hit.title or hit.id)}[/bold]  [dim]{escape(hit.id)}[/dim]"
+            table.add_row(str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text))}")
+        console.print(table)
+    stages = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in results.timings.items())
+    console.print(f"[dim]{stages}[/dim]")
+    if results.degraded:
+        console.print(f"[yellow]{escape(results.degraded)}[/yellow]")
+    if results.truncated:
+        console.print(f"[yellow]{results.truncated} candidates were cut to the reranker's max_length[/yellow]")
+
+
+def show_tree(values: Mapping[str, Any], console: Console | None = None) -> None:
+    """Nested values, one a line."""
+    tree = Tree(escape(str(values.get("path", ""))))
+    _grow(tree, {key: value for key, value in values.items() if key != "path"})
+    (console or Console()).print(tree)
+
+
+def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            _grow(tree.add(key), value)
+        elif value not in (None, {}):
+            tree.add(f"{key}: {escape(str(value))}")
+
+
+def show_check(model: str, check: Check, console: Console | None = None) -> None:
+    """Both runtimes' log-odds for every fixed pair, and the verdict."""
+    console = console or Console()
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("query", "document"):
+        table.add_column(name, max_width=36, no_wrap=True)
+    for name in ("native", "reference", "difference"):
+        table.add_column(name, justify="right")
+    for pair in check.comparisons:
+        figures = (f"{pair.native:.4f}", f"{pair.reference:.4f}", f"{abs(pair.native - pair.reference):.1e}")
+        table.add_row(escape(excerpt(pair.query, 36)), escape(excerpt(pair.document, 36)), *figures)
+    console.print(table)
+    for said, found in check.published:
+        console.print(f"published {said}, here {found:.3f} (tolerance {PUBLISHED_TOLERANCE})")
+    verdict = "[green]agrees[/green]" if check.agrees else "[red]DISAGREES[/red]"
+    console.print(f"{escape(model)} {verdict}: worst difference {check.worst:.1e}, tolerance {check.tolerance:.1e}")

@@ -1,0 +1,160 @@
+"""Filters mean what a plain evaluation over every document says they mean."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen3_rag import Document
+from qwen3_rag.errors import FilterError
+from qwen3_rag.index.filters import compile_filter
+from qwen3_rag.index.store import PassageRow, Store
+
+FIELDS = ["a", "b", 'we"ird $.k', "é"]
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.sampled_from(["", "x", "y", "1", "é'"]),
+    st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.1, 0.5, 1.0]),
+)  # fmt: skip
+METADATA = st.dictionaries(st.sampled_from(FIELDS), st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=4)
+ORDERED = st.one_of(
+    st.integers(-3, 3), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["", "x", "y"])
+)
+OPERATIONS = st.one_of(
+    SCALARS,
+    st.fixed_dictionaries({"$eq": SCALARS}),
+    st.fixed_dictionaries({"$ne": SCALARS}),
+    st.fixed_dictionaries({"$gte": ORDERED}, optional={"$lt": ORDERED}),
+    st.fixed_dictionaries({"$gt": ORDERED}),
+    st.fixed_dictionaries({"$lte": ORDERED}),
+    st.fixed_dictionaries({"$in": st.lists(SCALARS, max_size=3)}),
+    st.fixed_dictionaries({"$nin": st.lists(SCALARS, max_size=3)}),
+    st.fixed_dictionaries({"$exists": st.booleans()}),
+    st.fixed_dictionaries({"$contains": SCALARS}),
+)
+FILTERS = st.recursive(
+    st.dictionaries(st.sampled_from(FIELDS), OPERATIONS, max_size=2),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$not": inner}),
+    ),
+    max_leaves=5,
+)
+
+
+def kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def equal(value: object, operand: object) -> bool:
+    return kind(value) == kind(operand) and value == operand
+
+
+def holds(metadata: Mapping[str, Any], filter: Mapping[str, Any]) -> bool:
+    """The meaning of a filter, written out."""
+    for key, condition in filter.items():
+        if key == "$and":
+            result = all(holds(metadata, part) for part in condition)
+        elif key == "$or":
+            result = any(holds(metadata, part) for part in condition)
+        elif key == "$not":
+            result = not holds(metadata, condition)
+        else:
+            operators = condition if isinstance(condition, dict) else {"$eq": condition}
+            result = all(meets(metadata, key, *entry) for entry in operators.items())
+        if not result:
+            return False
+    return True
+
+
+def meets(metadata: Mapping[str, Any], key: str, operator: str, operand: Any) -> bool:
+    there, value = key in metadata, metadata.get(key)
+    match operator:
+        case "$eq":
+            return there and equal(value, operand)
+        case "$ne":
+            return not (there and equal(value, operand))
+        case "$in":
+            return there and any(equal(value, o) for o in operand)
+        case "$nin":
+            return not (there and any(equal(value, o) for o in operand))
+        case "$exists":
+            return there is operand
+        case "$contains":
+            return isinstance(value, list) and any(equal(item, operand) for item in value)
+    if not there or kind(value) != kind(operand):
+        return False
+    return {"$gt": value > operand, "$gte": value >= operand, "$lt": value < operand, "$lte": value <= operand}[
+        operator
+    ]
+
+
+@given(documents=st.lists(METADATA, max_size=6), filters=st.lists(FILTERS, min_size=1, max_size=6))
+@settings(max_examples=120, deadline=None)
+def test_a_filter_allows_what_a_plain_evaluation_allows(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[dict[str, Any]], filters: list[dict[str, Any]]
+) -> None:
+    store = Store.create(tmp_path_factory.mktemp("filters"), {})
+    row = PassageRow(0, 1, b"d", np.zeros(2, dtype=np.float32))
+    store.write([(Document("x", str(i), metadata=metadata), [row]) for i, metadata in enumerate(documents)])
+    for filter in filters:
+        found = {int(p.document.id) for p in store.passages(store.allowed(filter).tolist()).values()}
+        assert found == {i for i, metadata in enumerate(documents) if holds(metadata, filter)}, filter
+    store.close()
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_names_and_values_never_reach_the_sql(key: str, value: str) -> None:
+    try:
+        sql, values = compile_filter({key: value})
+    except FilterError:
+        return
+    assert sql == "(d.number IN (SELECT document FROM fields WHERE key = ? AND item = 0 AND kind = ? AND value IS ?))"
+    assert values == [key, "text", value]
+
+
+@pytest.mark.parametrize(
+    ("filter", "message"),
+    [
+        ({"a": {"$regex": "x"}}, r"unknown operator '\$regex'; expected one of \$eq, \$ne"),
+        ({"$xor": []}, r"unknown operator '\$xor'"),
+        ({"$or": []}, r"\$or is \[\]; expected a list of filters"),
+        ({"a": {"$in": "abc"}}, r"\$in is 'abc'; expected a list"),
+        ({"a": {"$gt": None}}, r"\$gt is None; expected a number or a text"),
+        ({"a": {"$exists": 1}}, r"\$exists is 1"),
+        ({"a": [1]}, r"compares with \[1\]"),
+        ({"a": float("nan")}, "compares with nan"),
+        ({"a": 2**70}, "at most 64 bits"),
+        ({"a": "\ud800"}, "not valid Unicode"),
+        ({"a": {}}, "is empty"),
+        ({3: 1}, "has the key 3"),
+        ("lang=en", "filter is 'lang=en'; expected a mapping"),
+        ({"a": {"$in": list(range(40_000))}}, "40002 values; expected at most 30000"),
+    ],
+)
+def test_what_cannot_be_understood_is_an_error(filter: Any, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        compile_filter(filter)
+
+
+def test_deep_nesting_is_an_error() -> None:
+    filter: dict[str, Any] = {"a": 1}
+    for _ in range(100):
+        filter = {"$not": filter}
+    with pytest.raises(FilterError, match="deeper than 40"):
+        compile_filter(filter)
+
+
+def test_thousands_of_values_work(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", {})
+    row = PassageRow(0, 1, b"d", np.zeros(2, dtype=np.float32))
+    store.write([(Document("x", str(i), metadata={"n": i}), [row]) for i in range(50)])
+    assert len(store.allowed({"n": {"$in": list(range(10, 5000))}})) == 40
+    store.close()

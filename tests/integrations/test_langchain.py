@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+from langchain_classic.retrievers.contextual_compression import ContextualCompressionRetriever
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ValidationError
+
+from langchain_qwen3_rag import Qwen3Rerank
+from qwen3_rag import Reranker
+
+DOCUMENTS = [
+    Document("The moon pulls the sea.", id="1", metadata={"page": 3, "relevance_score": 0.4}),
+    Document("Yeast makes bread rise.", id="2", metadata={"page": 4}),
+    Document("Merge intervals.", metadata={}),
+    Document("", id="empty"),
+]
+
+
+class Everything(BaseRetriever):
+    def _get_relevant_documents(self, query: str, *, run_manager: object = None) -> list[Document]:
+        return DOCUMENTS
+
+
+@pytest.fixture(scope="module")
+def reranker(tiny_reranker: Path) -> Reranker:
+    return Reranker(str(tiny_reranker), dtype="float32")
+
+
+def test_it_compresses_in_a_contextual_compression_retriever(reranker: Reranker) -> None:
+    retriever = ContextualCompressionRetriever(
+        base_compressor=Qwen3Rerank(reranker=reranker, top_n=2), base_retriever=Everything()
+    )
+    scores = reranker.score("tides", [d.page_content for d in DOCUMENTS])
+    expected = sorted(range(4), key=lambda i: -scores[i])[:2]
+    found = retriever.invoke("tides")
+    assert [d.page_content for d in found] == [DOCUMENTS[i].page_content for i in expected]
+    assert [d.id for d in found] == [DOCUMENTS[i].id for i in expected]
+    assert [d.metadata["relevance_score"] for d in found] == pytest.approx([float(scores[i]) for i in expected])
+
+
+async def test_async_gives_the_same(reranker: Reranker) -> None:
+    compressor = Qwen3Rerank(reranker=reranker)
+    assert await compressor.acompress_documents(DOCUMENTS, "q") == compressor.compress_documents(DOCUMENTS, "q")
+
+
+def test_inputs_stay_and_scores_are_fresh(reranker: Reranker) -> None:
+    before = [d.model_copy(deep=True) for d in DOCUMENTS]
+    compressor = Qwen3Rerank(reranker=reranker, top_n=10)
+    first = compressor.compress_documents(DOCUMENTS, "one query")
+    second = compressor.compress_documents(first, "another query entirely")
+    assert before == DOCUMENTS
+    moon = next(d for d in first if d.id == "1")
+    assert (moon.metadata["page"], moon.metadata["retrieval_score"]) == (3, 0.4)
+    fresh = {
+        d.page_content: d.metadata["relevance_score"]
+        for d in compressor.compress_documents(DOCUMENTS, "another query entirely")
+    }
+    assert {d.page_content: d.metadata["relevance_score"] for d in second} == pytest.approx(fresh)
+    assert next(d for d in second if d.id == "1").metadata["retrieval_score"] == 0.4
+
+
+def test_rerank_gives_positions_and_scores(reranker: Reranker) -> None:
+    found = Qwen3Rerank(reranker=reranker).rerank
+    assert [set(entry) for entry in found(["a", "b"], "q")] == [{"index", "relevance_score"}] * 2
+    assert len(found(DOCUMENTS, "q", top_n=1)) == 1
+    assert found([], "q") == []
+
+
+def test_min_score_and_instruction(reranker: Reranker) -> None:
+    scores = sorted(reranker.score("q", [d.page_content for d in DOCUMENTS]))
+    kept = Qwen3Rerank(reranker=reranker, top_n=4, min_score=float(scores[2])).compress_documents(DOCUMENTS, "q")
+    assert len(kept) == 2
+    by_instruction = Qwen3Rerank(reranker=reranker, instruction="code-search").compress_documents(DOCUMENTS, "q")
+    plain = Qwen3Rerank(reranker=reranker).compress_documents(DOCUMENTS, "q")
+    assert by_instruction[0].metadata != plain[0].metadata
+
+
+def test_a_model_by_name_loads_at_first_use(tiny_reranker: Path) -> None:
+    compressor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32", max_length=512)
+    assert compressor._made._loaded is None
+    assert len(compressor.compress_documents(DOCUMENTS, "q")) == 3
+    assert compressor.compress_documents([], "q") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"top_n": 0}, "greater than or equal to 1"),
+        ({"min_score": 2}, "less than or equal to 1"),
+        ({"modle": "x"}, "Extra inputs are not permitted"),
+        ({"model": "nope"}, "unknown reranker 'nope'"),
+        ({"reranker": "a string"}, "expected a qwen3_rag Reranker"),
+    ],
+)
+def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Qwen3Rerank(**fields)
+
+
+def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
+    with pytest.raises(ValidationError, match="model given together with reranker"):
+        Qwen3Rerank(model="demo", reranker=reranker)
+    with pytest.raises(ValueError, match="top_n is 0"):
+        Qwen3Rerank(reranker=reranker).rerank(["a"], "q", top_n=0)

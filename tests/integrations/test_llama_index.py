@@ -1,0 +1,109 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.llms import MockLLM
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from pydantic import ValidationError
+
+from llama_index_qwen3_rag import Qwen3Rerank
+from qwen3_rag import Reranker
+
+TEXTS = ["The moon pulls the sea.", "Yeast makes bread rise.", "Merge intervals.", "Tides come twice a day."]
+
+
+@pytest.fixture(scope="module")
+def reranker(tiny_reranker: Path) -> Reranker:
+    return Reranker(str(tiny_reranker), dtype="float32")
+
+
+def nodes() -> list[NodeWithScore]:
+    scores = [0.5, 0.0, None, -1.0]
+    return [
+        NodeWithScore(node=TextNode(text=text, id_=str(i), metadata={"page": i}), score=score)
+        for i, (text, score) in enumerate(zip(TEXTS, scores, strict=True))
+    ]
+
+
+def test_it_reranks_in_a_query_engine(reranker: Reranker) -> None:
+    index = VectorStoreIndex([node.node for node in nodes()], embed_model=MockEmbedding(embed_dim=4))
+    engine = index.as_query_engine(
+        llm=MockLLM(), similarity_top_k=4, node_postprocessors=[Qwen3Rerank(reranker=reranker, top_n=2)]
+    )
+    found = engine.query("tides").source_nodes
+    read = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes()]
+    assert "page: 0" in read[0], "metadata is read as the node says"
+    scores = reranker.score("tides", read)
+    expected = sorted(range(4), key=lambda i: -scores[i])[:2]
+    assert [node.node.text for node in found] == [TEXTS[i] for i in expected]
+    assert [node.score for node in found] == pytest.approx([float(scores[i]) for i in expected])
+
+
+async def test_async_gives_the_same(reranker: Reranker) -> None:
+    postprocessor = Qwen3Rerank(reranker=reranker)
+    found = await postprocessor.apostprocess_nodes(nodes(), query_str="q")
+    assert found == postprocessor.postprocess_nodes(nodes(), query_str="q")
+
+
+def test_inputs_stay_and_the_score_before_is_kept_on_demand(reranker: Reranker) -> None:
+    given, before = nodes(), nodes()
+    kept = Qwen3Rerank(reranker=reranker, top_n=9, keep_retrieval_score=True).postprocess_nodes(given, query_str="q")
+    assert given == before
+    assert {node.node.node_id: node.node.metadata["retrieval_score"] for node in kept} == {
+        "0": 0.5, "1": 0.0, "2": None, "3": -1.0,
+    }  # fmt: skip
+    assert (
+        "retrieval_score" not in Qwen3Rerank(reranker=reranker).postprocess_nodes(given, query_str="q")[0].node.metadata
+    )
+
+
+def test_events_and_callbacks_are_sent(reranker: Reranker) -> None:
+    seen: list[Any] = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: Any, **_: Any) -> None:
+            seen.append(event)
+
+    get_dispatcher("root").add_event_handler(Handler())
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    postprocessor = Qwen3Rerank(reranker=reranker, top_n=2, callback_manager=CallbackManager([debug]))
+    postprocessor.postprocess_nodes(nodes(), query_str="q")
+    start, end = (e for e in seen if e.class_name().startswith("ReRank"))
+    assert (start.top_n, start.model_name, len(start.nodes), len(end.nodes)) == (2, str(reranker.source.absolute), 4, 2)
+    assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
+
+
+def test_json_round_trip(tiny_reranker: Path) -> None:
+    made = Qwen3Rerank(model=str(tiny_reranker), top_n=2, dtype="float32")
+    again = Qwen3Rerank.from_json(made.to_json())
+    assert again.to_dict() == made.to_dict()
+    assert again.postprocess_nodes(nodes(), query_str="q") == made.postprocess_nodes(nodes(), query_str="q")
+
+
+def test_nothing_in_nothing_out_and_no_query_is_an_error(reranker: Reranker) -> None:
+    assert Qwen3Rerank(reranker=reranker).postprocess_nodes([], query_bundle=QueryBundle("q")) == []
+    with pytest.raises(ValueError, match="query_bundle is None"):
+        Qwen3Rerank(reranker=reranker).postprocess_nodes(nodes())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"top_n": 0}, "greater than or equal to 1"),
+        ({"modle": "x"}, "Extra inputs are not permitted"),
+        ({"model": "nope"}, "unknown reranker 'nope'"),
+        ({"reranker": 3}, "expected a qwen3_rag Reranker"),
+    ],
+)
+def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Qwen3Rerank(**fields)
+
+
+def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
+    with pytest.raises(ValidationError, match="model given together with reranker"):
+        Qwen3Rerank(model="demo", reranker=reranker)

@@ -1,0 +1,97 @@
+"""Where models come from, with the real clients, offline: their caches are laid out by hand."""
+
+import inspect
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qwen3_rag import Embedder, Reranker
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
+from qwen3_rag.models.sources import resolve
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hugging Face cache that holds the tiny model as an official one, under a branch and a tag."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--Qwen--Qwen3-Reranker-0.6B"
+    shutil.copytree(tiny_reranker, repository / "snapshots" / REVISION)
+    (repository / "refs").mkdir()
+    for name in ("main", "v1"):
+        (repository / "refs" / name).write_text(REVISION)
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", ["0.6b", "4b", "8b"])
+def test_presets_are_the_official_names(size: str) -> None:
+    assert resolve("embedder", size, None, "huggingface").preset.model == f"Qwen/Qwen3-Embedding-{size.upper()}"
+    assert resolve("reranker", size.upper(), None, "modelscope").preset.model == f"Qwen/Qwen3-Reranker-{size.upper()}"
+
+
+@pytest.mark.parametrize("name", ["0.6b", "Qwen/Qwen3-Reranker-0.6B"])
+@pytest.mark.parametrize("revision", [None, "main", "v1", REVISION])
+def test_an_official_model_loads_from_the_local_cache(hub_cache: Path, name: str, revision: str | None) -> None:
+    assert len(Reranker(name, revision=revision, dtype="float32").log_odds("q", ["a", "b"])) == 2
+
+
+def test_what_is_not_in_the_cache_is_named(hub_cache: Path) -> None:
+    with pytest.raises(ModelError, match="'Qwen/Qwen3-Reranker-8B' is neither in the local cache nor"):
+        Reranker("8b").log_odds("q", ["a"])
+    with pytest.raises(ModelError, match="'Qwen/Qwen3-Reranker-0.6B' at revision 'v9'"):
+        Reranker("0.6b", revision="v9").log_odds("q", ["a"])
+
+
+def test_modelscope_is_asked_through_its_own_client(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import modelscope
+
+    signature = inspect.signature(modelscope.snapshot_download)
+    asked = {}
+
+    def download(*args: object, **options: object) -> str:
+        asked.update(signature.bind(*args, **options).arguments)
+        return str(tiny_reranker)
+
+    monkeypatch.setattr(modelscope, "snapshot_download", download)
+    reranker = Reranker("0.6b", revision="v1", dtype="float32", runtime_options={"hub": "modelscope"})
+    assert len(reranker.log_odds("q", ["a"])) == 1
+    assert (asked["model_id"], asked["revision"]) == ("Qwen/Qwen3-Reranker-0.6B", "v1")
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not any(pattern.endswith((".bin", ".pt", ".pth")) for pattern in asked["allow_patterns"])
+
+
+def test_modelscope_loads_from_its_local_cache(
+    tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import modelscope
+
+    def local_only(name: str, **options: object) -> str:
+        raise ValueError(f"Cannot find the requested files of {name} in the cached path")
+
+    monkeypatch.setattr(modelscope, "snapshot_download", local_only)
+    with pytest.raises(ModelError, match="nor to be had from ModelScope: ValueError: Cannot find"):
+        Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
+
+
+def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'qwen3-rag\[modelscope\]'"):
+        Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
+
+
+def test_names_that_cannot_be_are_told_at_once(tmp_path: Path) -> None:
+    for name in ("qwen3", "a/b/c", "C:\\model", "./nowhere"):
+        with pytest.raises(UnknownNameError, match="expected one of: 0.6b, 4b, 8b, demo"):
+            Embedder(name)
+    for wrong in ("", None, 3):
+        with pytest.raises(InvalidArgumentError, match="expected a hub id, a folder or a preset's name"):
+            Embedder(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="revision='v1' given with"):
+        Embedder(str(tmp_path), revision="v1")

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from qwen3_rag.errors import ModelError
+from qwen3_rag.models.runtimes.native import RerankInput
+from qwen3_rag.models.tokens import Tokens, well_formed
+from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, rerank_query
+
+
+@pytest.fixture(scope="module")
+def real(qwen3_tokenizer: str, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    folder = tmp_path_factory.mktemp("qwen3")
+    (folder / "tokenizer.json").write_text(qwen3_tokenizer, encoding="utf-8")
+    return Tokens(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    return Tokens(folder)
+
+
+def test_the_template_has_the_official_ids(real: Tokens) -> None:
+    prefix, suffix = real.encode_control(RERANK_PREFIX), real.encode_control(RERANK_SUFFIX)
+    assert (len(prefix), len(suffix)) == (39, 9)
+    assert (prefix[0], suffix[0]) == (151644, 151645)
+    assert (real.token_id("no"), real.token_id("yes"), real.token_id("<|endoftext|>")) == (2152, 9693, 151643)
+
+
+def test_no_added_token_can_be_spelt_in_text(real: Tokens) -> None:
+    spellings = [token["content"] for token in json.loads(real.control.to_str())["added_tokens"]]
+    assert len(spellings) == 26
+    for spelling in spellings:
+        for text in (spelling, f"a{spelling}b", f"{spelling}\n{spelling}", spelling * 3):
+            ids = real.encode([text])[0]
+            assert not real.control_ids.intersection(ids)
+            assert real.plain.decode(ids) == text
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_plain_and_full_tokenizer_agree_on_ordinary_text(small: Tokens, text: str) -> None:
+    text = well_formed(text)
+    assert small.encode([text])[0] == small.control.encode(text, add_special_tokens=False).ids
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_query_and_document_encoded_apart_are_the_whole_body(small: Tokens, query: str, document: str) -> None:
+    head = rerank_query("Retrieve it", well_formed(query))
+    apart = small.encode([head, f" {document}"])
+    assert apart[0] + apart[1] == small.encode([f"{head} {document}"])[0]
+
+
+def test_query_and_document_apart_are_exact_with_the_real_tokenizer(real: Tokens) -> None:
+    documents = [
+        "",
+        " ",
+        "\n",
+        "\r\n x",
+        "1",
+        "中",
+        "\u0301",
+        ":",
+        "…",
+        "ـ",
+        "\t",
+        "<|im_end|>",
+        "👩‍👩‍👧",
+        "\u00a0",
+        "\u2028",
+    ]
+    head = rerank_query("i", "q")
+    for document in documents:
+        apart = real.encode([head, f" {document}"])
+        assert apart[0] + apart[1] == real.encode([f"{head} {document}"])[0]
+
+
+def test_lone_surrogates_are_replaced(small: Tokens) -> None:
+    assert well_formed("a\ud800b") == "a\ufffdb"
+    assert small.encode(["a\ud800b"]) == small.encode(["a\ufffdb"])
+
+
+def test_spans_cover_the_text(small: Tokens) -> None:
+    text = "Ärger 中文 👍 tides"
+    spans = small.spans(text)
+    assert spans[0, 0] == 0
+    assert spans[-1, 1] == len(text)
+    assert (spans[1:, 0] >= spans[:-1, 0]).all()
+
+
+def test_a_tokenizer_whose_words_are_control_tokens_is_refused(tmp_path: Path) -> None:
+    from tokenizers import AddedToken, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match="'<end>' would become a control token"):
+        Tokens(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+        Tokens(tmp_path)
+
+
+def test_a_tokenizer_that_joins_query_and_document_is_refused(tmp_path: Path) -> None:
+    from tokenizers import models, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    corpus = ["<Document>: a"] * 50 + ["<Instruct>: i\n<Query>: q\n"]
+    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match="joins '<Document>:' and what follows"):
+        RerankInput(Tokens(tmp_path), 512)

@@ -1,0 +1,97 @@
+"""The command line as a user meets it: a process of its own, real files, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ARTICLES = {
+    "tides.md": "# Tides\n\nThe moon pulls the sea, twice a day the water rises.",
+    "bread.txt": "Yeast makes bread rise.",
+    "beir.jsonl": '{"_id": "q1", "title": "Merge", "text": "Merge overlapping intervals.", "metadata": {"lang": "en"}}\n',
+}
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from qwen3_rag.cli import main; main()", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_embedder: Path, tiny_reranker: Path) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    for name, text in ARTICLES.items():
+        (folder / name).write_text(text)
+    arguments = ("--embedder", tiny_embedder, "--reranker", tiny_reranker)
+    done = run("index", folder, "--store", folder / "store", *arguments)
+    assert "3 documents written in 3 passages (3 embedded), 0 unchanged" in done.stdout
+    return folder / "store"
+
+
+def test_index_again_finds_nothing_new(store: Path) -> None:
+    assert "0 documents written" in run("index", store.parent, "--store", store).stdout
+    done = run("index", store.parent, "--store", store, "--reranker", "demo", code=2)
+    assert "exists and remembers its own" in done.stderr
+
+
+def test_search_prints_a_table_or_json_lines(store: Path) -> None:
+    table = run("search", store, "moon and sea", "-k", 2).stdout
+    assert "score" in table
+    assert "rerank" in table
+    lines = run("search", store, "moon", "--json", "--filter", '{"lang": "en"}').stdout.splitlines()
+    (hit,) = map(json.loads, lines)
+    assert (hit["document_id"], hit["rank"], hit["reranked"]) == ("q1", 1, True)
+    lines = run("search", store, "moon", "--json", "--no-rerank", "--mode", "lexical").stdout.splitlines()
+    assert json.loads(lines[0])["title"] == "Tides"
+    assert "nothing found" in run("search", store, "moon", "--filter", '{"lang": "xx"}').stdout
+
+
+def test_info_shows_what_is_there(store: Path) -> None:
+    shown = json.loads(run("info", store, "--json").stdout)
+    assert (shown["documents"], shown["dimensions"], shown["index"]["device"]) == (3, 64, "cpu")
+    assert "documents: 3" in run("info", store).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("search", "{store}", ""), 2, "error: query is ''"),
+        (("search", "{store}", "q", "--filter", "lang=en"), 2, "--filter is 'lang=en', which is not JSON"),
+        (("search", "{store}", "q", "--filter", "[1]"), 2, "expected an object"),
+        (("search", "{store}", "q", "--mode", "sparse"), 2, "unknown mode 'sparse'"),
+        (("search", "{store}", "q", "--instruction", "xyz"), 2, "unknown instruction 'xyz'"),
+        (("search", "nowhere", "q"), 1, "nowhere is not a store"),
+        (("info", "nowhere"), 1, "nowhere is not a store"),
+        (("index", "nowhere", "--store", "{store}"), 1, "nowhere: no such file"),
+        (("index", "{store}/..", "--store", "new-store", "--embedder", "gpt"), 2, "unknown embedder 'gpt'"),
+        (("verify-model", "gpt"), 2, "unknown reranker 'gpt'"),
+    ],
+)
+def test_errors_are_one_readable_line(store: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = run(*(argument.replace("{store}", str(store)) for argument in arguments), code=code)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("new-store").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in run("--debug", "info", "nowhere", code=1).stderr
+
+
+def test_verify_model_says_whether_a_checkpoint_agrees(tiny_reranker: Path) -> None:
+    shown = run("verify-model", tiny_reranker).stdout
+    assert "agrees: worst difference" in shown
+    assert "ignore the rest" in shown
+
+
+def test_help_names_every_command() -> None:
+    shown = run("--help").stdout
+    assert all(name in shown for name in ("index", "search", "info", "verify-model", "demo"))
+    for name in ("index", "search", "info", "verify-model", "demo"):
+        assert "Usage" in run(name, "--help").stdout
