@@ -11,7 +11,7 @@ import pytest
 ARTICLES = {
     "tides.md": "# Tides\n\nThe moon pulls the sea, twice a day the water rises.",
     "bread.txt": "Yeast makes bread rise.",
-    "beir.jsonl": '{"_id": "q1", "title": "Merge", "text": "Merge overlapping intervals.", "metadata": {"lang": "en"}}\n',
+    "beir.jsonl": '{"_id": "q1", "title": "Merge", "text": "Merge intervals.", "metadata": {"lang": "en"}}\n',
 }
 
 

@@ -16,7 +16,8 @@ from qwen3_rag.index.store import PassageRow, Store
 
 FIELDS = ["a", "b", 'we"ird $.k', "é"]
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.sampled_from(["", "x", "y", "1", "é'"]),
+    st.none(), st.booleans(), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from(["", "x", "y", "1", "é'"]),
     st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.1, 0.5, 1.0]),
 )  # fmt: skip
 METADATA = st.dictionaries(st.sampled_from(FIELDS), st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=4)

@@ -182,7 +182,9 @@ def test_compacting_keeps_what_is_there_and_frees_the_rest(store: Store) -> None
     for start in range(0, 300, 50):
         write(store, *(f"{i:03}" for i in range(start, start + 50)))
     store.write([], remove=[f"{i:03}" for i in range(290)])
+    store.close()
     before = (store.folder / FILE).stat().st_size
+    store = Store.open(store.folder)
     store.compact()
     store.close()
     assert (store.folder / FILE).stat().st_size < before

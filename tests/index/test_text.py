@@ -40,7 +40,8 @@ def first(retriever: Retriever, query: str) -> str | None:
     [
         ("潮汐", "zh"), ("月", "zh"), ("落", "zh"), ("東京", "ja"), ("タワー", "ja"), ("เมืองหลวง", "th"),
         ("القاهرة", "ar"), ("مصر", "ar"), ("राजधानी", "hi"), ("getUserName", "code"), ("get_user_name", "code"),
-        ("user name", "code"), ("HTTPServer", "code"), ("USER_ID", "code"), ("été", "fr"), ("plage", "fr"), ("ete", None),
+        ("user name", "code"), ("HTTPServer", "code"), ("USER_ID", "code"), ("été", "fr"), ("plage", "fr"),
+        ("ete", None),
     ],
 )  # fmt: skip
 def test_words_of_every_script_and_identifiers_are_found(

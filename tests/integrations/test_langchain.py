@@ -44,6 +44,10 @@ async def test_async_gives_the_same(reranker: Reranker) -> None:
     assert await compressor.acompress_documents(DOCUMENTS, "q") == compressor.compress_documents(DOCUMENTS, "q")
 
 
+def scores(documents: list[Document]) -> dict[str, float]:
+    return {document.page_content: document.metadata["relevance_score"] for document in documents}
+
+
 def test_inputs_stay_and_scores_are_fresh(reranker: Reranker) -> None:
     before = [d.model_copy(deep=True) for d in DOCUMENTS]
     compressor = Qwen3Rerank(reranker=reranker, top_n=10)
@@ -52,11 +56,8 @@ def test_inputs_stay_and_scores_are_fresh(reranker: Reranker) -> None:
     assert before == DOCUMENTS
     moon = next(d for d in first if d.id == "1")
     assert (moon.metadata["page"], moon.metadata["retrieval_score"]) == (3, 0.4)
-    fresh = {
-        d.page_content: d.metadata["relevance_score"]
-        for d in compressor.compress_documents(DOCUMENTS, "another query entirely")
-    }
-    assert {d.page_content: d.metadata["relevance_score"] for d in second} == pytest.approx(fresh)
+    fresh = scores(compressor.compress_documents(DOCUMENTS, "another query entirely"))
+    assert scores(second) == pytest.approx(fresh)
     assert next(d for d in second if d.id == "1").metadata["retrieval_score"] == 0.4
 
 

@@ -43,7 +43,7 @@ def test_an_official_model_loads_from_the_local_cache(hub_cache: Path, name: str
 def test_what_is_not_in_the_cache_is_named(hub_cache: Path) -> None:
     with pytest.raises(ModelError, match="'Qwen/Qwen3-Reranker-8B' is neither in the local cache nor"):
         Reranker("8b").log_odds("q", ["a"])
-    with pytest.raises(ModelError, match="'Qwen/Qwen3-Reranker-0.6B' at revision 'v9'"):
+    with pytest.raises(ModelError, match=r"'Qwen/Qwen3-Reranker-0\.6B' at revision 'v9'"):
         Reranker("0.6b", revision="v9").log_odds("q", ["a"])
 
 
@@ -88,7 +88,7 @@ def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_that_cannot_be_are_told_at_once(tmp_path: Path) -> None:
     for name in ("qwen3", "a/b/c", "C:\\model", "./nowhere"):
-        with pytest.raises(UnknownNameError, match="expected one of: 0.6b, 4b, 8b, demo"):
+        with pytest.raises(UnknownNameError, match=r"expected one of: 0\.6b, 4b, 8b, demo"):
             Embedder(name)
     for wrong in ("", None, 3):
         with pytest.raises(InvalidArgumentError, match="expected a hub id, a folder or a preset's name"):

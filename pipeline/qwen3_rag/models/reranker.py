@@ -57,7 +57,8 @@ def probability(log_odds: NDArray[np.floating]) -> Float32:
     """Softmax of yes against no: the sigmoid of the log-odds."""
     # exp of a negative number only: no overflow at either end.
     small = np.exp(-np.abs(log_odds))
-    return np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    likely: Float32 = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    return likely
 
 
 def best_first(reading: Reading) -> list[int]:

@@ -62,7 +62,11 @@ class Source:
             raise InvalidArgumentError(f"model is {self.model!r}; expected a hub id, a folder or a preset's name")
         if self.hub not in HUBS:
             raise UnknownNameError("hub", self.hub, list(HUBS))
-        if self.preset is None and not self.is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+        if (
+            self.preset is None
+            and not self.is_folder
+            and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", self.model)
+        ):
             raise UnknownNameError(
                 self.kind, self.model, sorted(PRESETS[self.kind]), "Or a folder that exists, or a hub id 'owner/name'."
             )

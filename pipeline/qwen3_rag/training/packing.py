@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 
 __all__ = ["ATTENTION", "PackedList", "pack_list", "yes_no_scores"]
@@ -62,19 +63,15 @@ class _PackedAttention:
         groups = query.shape[1] // key.shape[1]
         q, k, v = query[0], key[0].repeat_interleave(groups, 0), value[0].repeat_interleave(groups, 0)
         q = q * q.shape[-1] ** -0.5
-        shared, own = self.lengths[0], torch.tensor(self.lengths[1:])
-        longest = int(own.max())
-        column = torch.arange(longest)
-        real = column < own[:, None]
-        # Shorter candidates are filled up with their own last token; causality hides it from the others.
-        where = (shared + own.cumsum(0) - own)[:, None] + column.clamp_max(own[:, None] - 1)
-        first = _softmax(q[:, :shared] @ k[:, :shared].mT) @ v[:, :shared]
-        qc, kc, vc = (x[:, where] for x in (q, k, v))
+        shared, *own = self.lengths
+        first = _causal(q[:, :shared] @ k[:, :shared].mT).softmax(-1) @ v[:, :shared]
+        qc, kc, vc = (_side_by_side(x[:, shared:], own) for x in (q, k, v))
         to_shared = (qc.flatten(1, 2) @ k[:, :shared].mT).view(*qc.shape[:3], shared)
         weights = torch.cat([to_shared, _causal(qc @ kc.mT)], -1).softmax(-1)
         rest = (weights[..., :shared].flatten(1, 2) @ v[:, :shared]).view(qc.shape)
         rest = rest + weights[..., shared:] @ vc
-        return torch.cat([first, rest[:, real]], 1).transpose(0, 1)[None], None
+        parts = [first, *(part[:, :length] for part, length in zip(rest.unbind(1), own, strict=True))]
+        return torch.cat(parts, 1).transpose(0, 1)[None], None
 
 
 def _causal(scores: torch.Tensor) -> torch.Tensor:
@@ -82,8 +79,10 @@ def _causal(scores: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
 
 
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    return _causal(scores).softmax(-1)
+def _side_by_side(x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    # The filling stands behind each candidate's own tokens, where causality hides it. Indexing would be slower.
+    longest = max(lengths)
+    return torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in x.split(lengths, 1)], 1)
 
 
 _attention = _PackedAttention()
