@@ -26,9 +26,7 @@ def without_figures(text: str) -> str:
 def test_a_python_block_prints_what_is_shown(block: int, tmp_path: Path) -> None:
     code, shown = BLOCKS[block]
     environment = os.environ | {"PYTHONWARNINGS": "error", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert without_figures(done.stdout) == without_figures(shown)
 
@@ -41,7 +39,9 @@ def test_there_are_blocks_and_those_not_run_compile() -> None:
 
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / example)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example)], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 2
 

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from qwen3_rag.arguments import at_least, check_query, text_list
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError, UnknownNameError
+from qwen3_rag.index.database import FORMAT, Database
 from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
-from qwen3_rag.index.store import FORMAT, Store
+from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_documents, as_documents, file_batches
 from qwen3_rag.ingest.readers import read_documents, source_files
 from qwen3_rag.models.cascade import Cascade
@@ -72,7 +73,7 @@ class Pipeline:
         settings = Settings.of(options)
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
-        Store.check_free(Path(path))
+        Database.check_free(Path(path))
         meta = {
             "settings": settings.describe(),
             "embedder": describe_maker(embedder),
@@ -108,7 +109,7 @@ class Pipeline:
                 raise IndexCorruptedError(f"{path}: the store does not say how it was made")
             if reranker is None and kept is not None:
                 reranker = Cascade.of(kept) if "stages" in kept else Reranker(**kept)
-            pipeline = cls(store, given or Embedder(**maker["arguments"]), reranker, Settings.of(settings))
+            pipeline = cls(store, given or _embedder_of(maker["arguments"]), reranker, Settings.of(settings))
             if given is not None:
                 pipeline._check_embedder()
         except BaseException:
@@ -327,6 +328,15 @@ class Pipeline:
             "embedder": _described(self.embedder),
             "reranker": _described(self.reranker) if self.reranker else None,
         }
+
+
+def _embedder_of(arguments: dict[str, Any]) -> Embedder:
+    try:
+        return Embedder(**arguments)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"the store was made with an embedder of your own ({arguments}); pass it as embedder= to open it"
+        ) from error
 
 
 def _depth(candidates: int | None, top_k: int) -> int:

@@ -20,11 +20,11 @@ def progress(label: str, total: int | None, show: bool = True) -> Iterator[Calla
         total: Pieces in all, None if not known.
         show: False gives a function that does nothing.
     """
-    from rich.console import Console
-
     if not show:
         yield lambda _: None
         return
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _log_lines(label, total)

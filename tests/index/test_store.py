@@ -14,8 +14,9 @@ from qwen3_rag.errors import (
     StoreNotFoundError,
     StoreVersionError,
 )
+from qwen3_rag.index.database import FILE
 from qwen3_rag.index.retriever import CHECKPOINT, Retriever
-from qwen3_rag.index.store import FILE, PassageRow, Store
+from qwen3_rag.index.store import PassageRow, Store
 
 
 def row(seed: int, start: int = 0, stop: int = 1) -> PassageRow:
@@ -166,8 +167,8 @@ def test_wrong_folders_are_told_apart(tmp_path: Path, store: Store) -> None:
 
 def test_a_second_writer_gets_a_clear_error(store: Store) -> None:
     other = Store.open(store.folder)
-    other._connection.execute("PRAGMA busy_timeout = 50")
-    with store._transaction(), pytest.raises(StoreLockedError, match="another writer holds the store"):
+    other.database.connection.execute("PRAGMA busy_timeout = 50")
+    with store.database.transaction(), pytest.raises(StoreLockedError, match="another writer holds the store"):
         write(other, "b")
     write(other, "b")
     assert store.count() == (1, 1)
@@ -175,7 +176,7 @@ def test_a_second_writer_gets_a_clear_error(store: Store) -> None:
 
 def test_a_store_cannot_attach_other_databases(store: Store) -> None:
     with pytest.raises(sqlite3.OperationalError, match="too many attached"):
-        store._connection.execute("ATTACH ':memory:' AS other")
+        store.database.connection.execute("ATTACH ':memory:' AS other")
 
 
 def test_compacting_keeps_what_is_there_and_frees_the_rest(store: Store) -> None:

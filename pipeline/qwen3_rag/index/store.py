@@ -6,11 +6,8 @@ read back: SQLite does not notice a flipped bit.
 """
 
 import json
-import sqlite3
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,46 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import (
-    IndexCorruptedError,
-    StoreExistsError,
-    StoreLockedError,
-    StoreNotFoundError,
-    StoreVersionError,
-)
+from qwen3_rag.errors import IndexCorruptedError
+from qwen3_rag.index.database import FILE, Database, Run
 from qwen3_rag.index.filters import compile_filter, field_rows
 from qwen3_rag.index.text import TextIndex
 from qwen3_rag.records import Document, titled
 
-__all__ = ["FORMAT", "Passage", "PassageRow", "Store"]
+__all__ = ["Passage", "PassageRow", "Store"]
 
-FORMAT = 1
-APPLICATION_ID = 0x51335247  # "Q3RG", so that `file` and we can tell a store from any other database
-FILE = "store.sqlite3"
 SLICE = 500  # values bound at once
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
-
-SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE documents (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, title TEXT, source TEXT, text TEXT NOT NULL,
-    metadata TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
-CREATE INDEX documents_by_source ON documents (source);
-CREATE TABLE passages (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, ordinal INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL, page INTEGER, digest BLOB NOT NULL, vector BLOB NOT NULL,
-    checksum INTEGER NOT NULL) STRICT;
-CREATE INDEX passages_by_document ON passages (document, ordinal);
-CREATE INDEX passages_by_digest ON passages (digest);
-CREATE TABLE fields (
-    document INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, value ANY, item INTEGER NOT NULL) STRICT;
-CREATE INDEX fields_by_value ON fields (key, item, kind, value, document);
-CREATE INDEX fields_by_document ON fields (document);
-CREATE TABLE removed (made_in INTEGER NOT NULL, passage INTEGER NOT NULL) STRICT;
-CREATE INDEX removed_by_commit ON removed (made_in);
-{TextIndex.SCHEMA};
-"""
 
 
 @dataclass(frozen=True)
@@ -100,128 +68,28 @@ class Store:
     """An open store. Thread-safe: calls take turns.
 
     Args:
-        folder: The store's folder.
-        connection: An open, checked connection to its database.
+        database: Its open database.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder, self._connection = folder, connection
-        self.lock = threading.RLock()
-        self.text = TextIndex(connection)
+    def __init__(self, database: Database) -> None:
+        self.database, self.folder = database, database.folder
+        self.text = TextIndex(database.connection)
+        self.snapshot, self.meta, self.set_meta = database.snapshot, database.meta, database.set_meta
+        self.compact, self.close = database.compact, database.close
 
     @classmethod
     def create(cls, folder: Path, meta: Mapping[str, Any]) -> "Store":
-        """Make a store in a folder that is empty or not there yet.
-
-        Raises:
-            StoreExistsError: Something is there already.
-        """
-        cls.check_free(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        store = cls(folder, _connect(folder / FILE))
-        with store._transaction() as run:
-            for statement in SCHEMA.split(";\n"):
-                if statement.strip():
-                    run(statement)
-            rows = {"commit": 1, **meta}
-            store._connection.executemany(
-                "INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in rows.items()]
-            )
-            run(f"PRAGMA application_id = {APPLICATION_ID}")
-            run(f"PRAGMA user_version = {FORMAT}")
-        return store
-
-    @staticmethod
-    def check_free(folder: Path) -> None:
-        """Raise StoreExistsError unless the folder is empty or not there."""
-        if (folder / FILE).exists():
-            raise StoreExistsError(f"{folder} is a store already; use Pipeline.open, or another folder")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreExistsError(f"{folder} is not empty and no store; expected a new or empty folder")
+        """Make a store in a folder that is empty or not there yet. Errors as in `Database.create`."""
+        return cls(Database.create(folder, meta))
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Open the store in a folder.
-
-        Raises:
-            StoreNotFoundError: No folder, or no store in it.
-            StoreVersionError: Written in another version of the format.
-            IndexCorruptedError: The database cannot be read.
-        """
-        path = folder / FILE
-        if not path.is_file():
-            what = "no such folder" if not folder.exists() else f"no {FILE} in it"
-            raise StoreNotFoundError(f"{folder} is not a store ({what}); make one with Pipeline.create")
-        try:
-            connection = _connect(path)
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise IndexCorruptedError(f"{path} is not a database that SQLite reads: {error}") from error
-        if application != APPLICATION_ID or version != FORMAT:
-            connection.close()
-            if application != APPLICATION_ID:
-                raise StoreNotFoundError(f"{path} is an SQLite database, but not a store of this package")
-            raise StoreVersionError(f"{folder} is in format {version}; this version reads format {FORMAT}")
-        return cls(folder, connection)
-
-    def close(self) -> None:
-        """Close the database; closing twice does nothing."""
-        with self.lock:
-            self._connection.close()
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Read everything within from one commit."""
-        with self.lock, self._guarded():
-            if self._connection.in_transaction:
-                yield
-                return
-            self._connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.rollback()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with self.lock, self._guarded():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection.execute
-            except BaseException:
-                self._connection.rollback()
-                raise
-            self._connection.commit()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise StoreLockedError(f"{self.folder}: another writer holds the store ({error})") from error
-            raise
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-                raise
-            raise IndexCorruptedError(f"{self.folder / FILE}: {error}") from error
-
-    def meta(self, key: str) -> Any:
-        """A value kept beside the data, such as "commit" or "embedder"; None if there is none."""
-        with self.lock, self._guarded():
-            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def set_meta(self, key: str, value: object) -> None:
-        """Keep a value beside the data."""
-        with self._transaction() as run:
-            run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+        """Open the store in a folder. Errors as in `Database.open`."""
+        return cls(Database.open(folder))
 
     def write(self, documents: Iterable[tuple[Document, Sequence[PassageRow]]], remove: Iterable[str] = ()) -> int:
         """Write documents in place of those of the same ids, and remove others: one commit; its number is returned."""
-        with self._transaction() as run:
+        with self.database.transaction() as run:
             commit: int = json.loads(run("SELECT value FROM meta WHERE key = 'commit'").fetchone()[0]) + 1
             for name in remove:
                 self._remove(run, name, commit)
@@ -231,41 +99,45 @@ class Store:
             run("UPDATE meta SET value = ? WHERE key = 'commit'", (json.dumps(commit),))
         return commit
 
-    def _insert(self, run: Any, document: Document, rows: Sequence[PassageRow]) -> None:
+    def _insert(self, run: Run, document: Document, rows: Sequence[PassageRow]) -> None:
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         values = (document.id, document.title, document.source, document.text, metadata)
         number = run(
             "INSERT INTO documents (id, title, source, text, metadata, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             (*values, _checksum(*values)),
         ).lastrowid
-        self._connection.executemany(
+        self.database.connection.executemany(
             "INSERT INTO fields VALUES (?, ?, ?, ?, ?)", [(number, *row) for row in field_rows(document.metadata)]
         )
         for ordinal, row in enumerate(rows):
             vector = row.vector.astype("<f4").tobytes()
             place = (number, ordinal, row.start, row.stop, row.page, row.digest, vector)
-            passage = run(
+            passage: Any = run(
                 "INSERT INTO passages (document, ordinal, start, stop, page, digest, vector, checksum) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*place, _checksum(*place)),
             ).lastrowid
             self.text.add([(passage, titled(document.title, document.text[row.start : row.stop]))])
 
-    def _remove(self, run: Any, name: str, commit: int) -> None:
+    def _remove(self, run: Run, name: str, commit: int) -> None:
         found = run("SELECT number FROM documents WHERE id = ?", (name,)).fetchone()
         if found is None:
             return
         passages = [row[0] for row in run("SELECT number FROM passages WHERE document = ?", found)]
         self.text.remove(passages)
-        self._connection.executemany("INSERT INTO removed VALUES (?, ?)", [(commit, p) for p in passages])
+        self.database.connection.executemany("INSERT INTO removed VALUES (?, ?)", [(commit, p) for p in passages])
         for table, column in (("passages", "document"), ("fields", "document"), ("documents", "number")):
             run(f"DELETE FROM {table} WHERE {column} = ?", found)
+
+    @property
+    def _run(self) -> Run:
+        return self.database.connection.execute
 
     def _each(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
         """Rows of a query whose `{}` takes many bound values, a slice at a time."""
         for start in range(0, len(values), SLICE):
             part = values[start : start + SLICE]
-            yield from self._connection.execute(sql.format(",".join("?" * len(part))), part)
+            yield from self._run(sql.format(",".join("?" * len(part))), part)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Documents by id, in the order asked; None where there is none."""
@@ -302,7 +174,7 @@ class Store:
     def extent(self, passage: Passage, neighbours: int) -> tuple[int, int]:
         """First and last character of a passage together with so many before and after it in its document."""
         with self.snapshot():
-            row = self._connection.execute(
+            row = self._run(
                 "SELECT min(start), max(stop) FROM passages WHERE ordinal BETWEEN ? AND ? AND document = "
                 "(SELECT document FROM passages WHERE number = ?)",
                 (passage.ordinal - neighbours, passage.ordinal + neighbours, passage.number),
@@ -324,7 +196,7 @@ class Store:
 
     def vectors_after(self, number: int) -> Iterator[tuple[Int64, Float32]]:
         """Numbers and vectors of the passages past a number, in order, some thousand at a time."""
-        cursor = self._connection.execute(
+        cursor = self._run(
             "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages "
             "WHERE number > ? ORDER BY number",
             (number,),
@@ -337,7 +209,7 @@ class Store:
 
     def removed_after(self, commit: int) -> Int64:
         """Numbers of the passages removed since a commit."""
-        rows = self._connection.execute("SELECT passage FROM removed WHERE made_in > ?", (commit,)).fetchall()
+        rows = self._run("SELECT passage FROM removed WHERE made_in > ?", (commit,)).fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
 
     def allowed(self, filter: Mapping[str, Any]) -> Int64:
@@ -349,20 +221,19 @@ class Store:
         condition, values = compile_filter(filter)
         sql = f"SELECT p.number FROM documents d JOIN passages p ON p.document = d.number WHERE {condition}"
         with self.snapshot():
-            rows = self._connection.execute(sql, values).fetchall()
+            rows = self._run(sql, values).fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
 
     def ids_with_source(self) -> list[tuple[str, str]]:
         """Ids and sources of the documents that have a source."""
         with self.snapshot():
-            return self._connection.execute("SELECT id, source FROM documents WHERE source IS NOT NULL").fetchall()
+            return self._run("SELECT id, source FROM documents WHERE source IS NOT NULL").fetchall()
 
     def count(self) -> tuple[int, int]:
         """Documents and passages."""
         with self.snapshot():
             documents, passages = (
-                self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-                for table in ("documents", "passages")
+                self._run(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("documents", "passages")
             )
         return documents, passages
 
@@ -370,34 +241,9 @@ class Store:
         """Read everything back and compare checksums; what is wrong, in words."""
         faults = []
         with self.snapshot():
-            faults += [r[0] for r in self._connection.execute("PRAGMA integrity_check") if r[0] != "ok"]
+            faults += [r[0] for r in self._run("PRAGMA integrity_check") if r[0] != "ok"]
             sql = "SELECT id, title, source, text, metadata, checksum FROM documents"
-            faults += [
-                f"document {row[0]!r}" for row in self._connection.execute(sql) if _checksum(*row[:-1]) != row[-1]
-            ]
+            faults += [f"document {row[0]!r}" for row in self._run(sql) if _checksum(*row[:-1]) != row[-1]]
             sql = "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages"
-            faults += [f"passage {r[0]}" for r in self._connection.execute(sql) if _checksum(*r[1:8]) != r[8]]
+            faults += [f"passage {r[0]}" for r in self._run(sql) if _checksum(*r[1:8]) != r[8]]
         return faults
-
-    def compact(self) -> None:
-        """Give back the space of what was removed."""
-        with self._transaction() as run:
-            run("DELETE FROM removed")
-            run("INSERT OR REPLACE INTO meta SELECT 'removals_kept_since', value FROM meta WHERE key = 'commit'")
-            run("INSERT INTO terms (terms) VALUES ('optimize')")
-        with self.lock, self._guarded():
-            # SQLite itself attaches the copy that it makes.
-            self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
-            try:
-                self._connection.execute("VACUUM")
-            finally:
-                self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    # A page of the default size would leave half of its room empty beside a vector.
-    for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    return connection

@@ -56,6 +56,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    # AMX implies it too. Where bfloat16 is only emulated, float32 is faster.
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return torch.float32
@@ -75,9 +76,9 @@ def quiet_loading() -> Iterator[None]:
     """Keep transformers' bar and its table of missing weights off the screen; missing weights are an error of ours."""
     from transformers.utils import logging as hf
 
-    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()  # type: ignore[no-untyped-call]
+    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
     hf.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hf.set_verbosity_error()
+    hf.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

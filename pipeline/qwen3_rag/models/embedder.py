@@ -115,7 +115,7 @@ class Embedder:
                 runtime = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{module}"), name)
                 options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
                 folder = self.source.folder()
-                self.revision = folder.name if folder.parent.name == "snapshots" else self.source.revision
+                self.revision = self.source.revision_of(folder)
                 self._loaded = runtime(
                     folder,
                     device=self.device,
@@ -186,7 +186,7 @@ class Embedder:
     def describe(self) -> dict[str, Any]:
         """Arguments that make this embedder again, as JSON; the revision is the one found, once loaded."""
         return {
-            "model": str(self.source.absolute),
+            "model": self.source.absolute,
             "device": self.device,
             "dtype": self.dtype,
             "dimensions": self._wanted_dimensions,

@@ -102,6 +102,11 @@ class Source:
             return name()
         return _from_modelscope(name, self.revision) if self.hub == "modelscope" else _from_hub(name, self.revision)
 
+    def revision_of(self, folder: Path) -> str | None:
+        """The revision that was found: in Hugging Face's cache the commit, otherwise the one asked for."""
+        cached = self.hub == "huggingface" and not self.is_folder and folder.parent.name == "snapshots"
+        return folder.name if cached else self.revision
+
 
 def resolve(kind: Kind, model: str, revision: str | None, hub: str) -> Source:
     """Check a model's name without fetching it.

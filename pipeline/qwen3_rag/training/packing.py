@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 __all__ = ["ATTENTION", "PackedList", "pack_list", "yes_no_scores"]
 
-ATTENTION = "qwen3_rag_packed"
+ATTENTION = "qwen3_rag_training_list"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _causal(scores: torch.Tensor) -> torch.Tensor:
 def _side_by_side(x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     # The filling stands behind each candidate's own tokens, where causality hides it. Indexing would be slower.
     longest = max(lengths)
-    return torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in x.split(lengths, 1)], 1)
+    return torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in torch.split(x, lengths, 1)], 1)
 
 
 _attention = _PackedAttention()
