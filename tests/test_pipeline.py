@@ -361,6 +361,7 @@ def test_stores_that_cannot_be_made_or_opened(tmp_path: Path, filled: Pipeline) 
         ({"chunk_tokens": 3}, "chunk_tokens is 3"),
         ({"chunk_overlap": 300}, "chunk_overlap is 300; expected at most half"),
         ({"embedder": "gpt"}, "unknown embedder 'gpt'"),
+        ({"reranker": None, "device": "cpu"}, "device given, but both models are ready-made"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             Pipeline.create(tmp_path / "s", **({"embedder": filled.embedder} | options))

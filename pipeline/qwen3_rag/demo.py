@@ -14,11 +14,16 @@ from qwen3_rag.resources import data_folder
 
 __all__ = ["BLEND", "QUESTIONS", "run_demo"]
 
-# Heading, question, instruction for the reranker.
-QUESTIONS = (
-    ("A question in English", "Why does the sea come in and go out twice a day?", None),
-    ("An English question, answered in another language", "What is eaten at the Japanese New Year?", None),
-    ("A question about code", "wait longer after each failed request", "code-search"),
+# Heading, question, the passage that answers it, and an instruction for the reranker.
+QUESTIONS: tuple[tuple[str, str, str, str | None], ...] = (
+    ("A question in English", "Why does the sea come in and go out twice a day?", "sci-tides-cause", None),
+    (
+        "An English question, answered in another language",
+        "Who brought tea growing to Turkey's Black Sea coast?",
+        "mul-tr-cay-rize",
+        None,
+    ),
+    ("A question about code", "wait longer after each failed request", "code-retry-backoff", "code-search"),
 )
 # The demo reranker is a small, briefly trained model: half of the order is left to the first stage.
 BLEND = 0.5
@@ -43,7 +48,7 @@ def run_demo(store: Path) -> None:
             f"[bold]data/demo[/bold]: {len(pipeline)} documents, {report.embedded} passages embedded now, "
             f"in {time.monotonic() - started:.1f} s"
         )
-        for heading, question, instruction in QUESTIONS:
+        for heading, question, _, instruction in QUESTIONS:
             console.print(f"\n[bold cyan]{heading}:[/bold cyan] {escape(question)}")
             show_results(
                 pipeline.search(question, top_k=3, candidates=CANDIDATES, blend=BLEND, instruction=instruction), console

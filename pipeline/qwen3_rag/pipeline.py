@@ -71,6 +71,8 @@ class Pipeline:
         """
         for_models = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
         settings = Settings.of(options)
+        if for_models and not isinstance(embedder, str) and not isinstance(reranker, str):
+            raise InvalidArgumentError(f"{', '.join(for_models)} given, but both models are ready-made: set it on them")
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
         Database.check_free(Path(path))

@@ -165,6 +165,13 @@ def test_wrong_folders_are_told_apart(tmp_path: Path, store: Store) -> None:
         Store.open(store.folder)
 
 
+def test_a_failed_creation_leaves_no_store_behind(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Store.create(tmp_path / "s", {"bad": object()})
+    assert list((tmp_path / "s").iterdir()) == []
+    Store.create(tmp_path / "s", {}).close()
+
+
 def test_a_second_writer_gets_a_clear_error(store: Store) -> None:
     other = Store.open(store.folder)
     other.database.connection.execute("PRAGMA busy_timeout = 50")

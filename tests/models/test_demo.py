@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 def test_the_embedder_brings_a_question_close_to_its_answer_in_another_language() -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(demo.demo_embedder()), device="cpu", model_kwargs={"dtype": torch.float32})
+    model = SentenceTransformer(str(demo.demo_embedder()), device="cpu")
     query = model.encode_query("What is the capital of China?", show_progress_bar=False)
     answers = [CAPITAL, "中国的首都是北京。", "La capitale de la Chine est Pékin."]
     passages = [*answers, GRAVITY, "万有引力使物体互相吸引。"]

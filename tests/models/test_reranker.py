@@ -92,6 +92,15 @@ def test_32k_tokens_equal_the_official_formula(tmp_path: Path, tokenizer_json: s
     np.testing.assert_allclose(reading.log_odds, expected, atol=1e-4, rtol=0)
 
 
+def test_the_real_tokenizer_changes_nothing(tmp_path: Path, qwen3_tokenizer: str) -> None:
+    folder = save_model(tmp_path, spread=2.0, tokenizer=qwen3_tokenizer, layers=2)
+    documents = [*TEXTS[::12], "\u0e01\u0e23\u0e38\u0e07", "\u0641\u064e", "e\u0301", "\r\n\r\n", "12345", "👩‍👩‍👧"]
+    expected = grouped(OfficialScores(folder), [(QUERIES[3], document) for document in documents])
+    found = Reranker(str(folder), dtype="float32").log_odds(QUERIES[3], documents)
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
 def test_order_and_company_move_no_score(native: Reranker) -> None:
     documents = TEXTS[:40]
     whole = native.log_odds("q?", documents)

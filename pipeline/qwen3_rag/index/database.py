@@ -77,15 +77,30 @@ class Database:
         cls.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         database = cls(folder, _connect(folder / FILE))
-        with database.transaction() as run:
-            for statement in SCHEMA.split(";\n"):
-                if statement.strip():
-                    run(statement)
-            for key, value in {"commit": 1, **meta}.items():
-                run("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-            run(f"PRAGMA application_id = {APPLICATION_ID}")
-            run(f"PRAGMA user_version = {FORMAT}")
+        try:
+            with database.transaction() as run:
+                if run("PRAGMA user_version").fetchone()[0]:
+                    raise StoreExistsError(f"{folder} became a store just now, made by another process")
+                database._fill(run, meta)
+        except StoreExistsError:
+            database.close()
+            raise
+        except BaseException:
+            database.close()
+            for file in folder.glob(f"{FILE}*"):
+                file.unlink()
+            raise
         return database
+
+    @staticmethod
+    def _fill(run: Run, meta: Mapping[str, Any]) -> None:
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                run(statement)
+        for key, value in {"commit": 1, **meta}.items():
+            run("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+        run(f"PRAGMA application_id = {APPLICATION_ID}")
+        run(f"PRAGMA user_version = {FORMAT}")
 
     @classmethod
     def open(cls, folder: Path) -> "Database":

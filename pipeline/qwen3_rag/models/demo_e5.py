@@ -47,7 +47,8 @@ def write_e5(source: Path, folder: Path) -> None:
         layer_norm_eps=eps,
         pad_token_id=1,
         architectures=["BertModel"],
-        dtype="bfloat16",
+        # What it is loaded in by default; the file is bf16, which is more than the 4 bits it comes from.
+        dtype="float32",
     )
     config.save_pretrained(folder)
     save_file(_bert_weights(tensors, hidden), folder / "model.safetensors", metadata={"format": "pt"})
