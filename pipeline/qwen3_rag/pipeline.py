@@ -1,7 +1,6 @@
 """The pipeline: documents in; the nearest hundred passages out, reread by the reranker, the best k returned."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +29,6 @@ __all__ = ["Pipeline"]
 CANDIDATES = 100
 # Arguments of `create` that go to the models, where these are given by name.
 MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
-logger = logging.getLogger("qwen3_rag")
 Paths = str | Path | Sequence[str | Path]
 
 

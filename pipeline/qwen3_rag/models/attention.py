@@ -5,8 +5,8 @@ tokens see the shared prefix whole and their own sequence up to themselves.
 """
 
 import importlib.util
-import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ ROWS = 1024
 # (T, H, D) queries; (S, H_kv, D) keys and values; cumulative lengths of both; longest of both; scale -> (T, H, D)
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float], Tensor]
 Attention = Callable[[Tensor, Tensor, Tensor, Layout, int, float], Tensor]
-logger = logging.getLogger("qwen3_rag")
 
 
 def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, Attention]:
@@ -40,28 +39,30 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, 
     Raises:
         UnknownNameError: Another name.
         MissingDependencyError: "flash" without the package flash-attn.
-        InvalidArgumentError: "flash" on a CPU or in float32.
+        InvalidArgumentError: "flash" on a CPU, on a GPU before Ampere, or in float32.
     """
     if wanted not in CHOICES:
         raise UnknownNameError("attention", wanted, list(CHOICES))
-    flash_serves = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    fits = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     installed = importlib.util.find_spec("flash_attn") is not None
-    if wanted == "flash":
-        if not flash_serves:
-            raise InvalidArgumentError(
-                f"attention='flash' with device={device.type!r} and dtype={dtype}; expected a CUDA device and a "
-                "16-bit dtype, or attention='auto'"
-            )
-        if not installed:
-            raise MissingDependencyError(
-                "flash-attn", "attention='flash'", "pip install flash-attn --no-build-isolation"
-            )
-    if wanted != "sdpa" and flash_serves:
-        if installed:
-            return "flash-attn varlen", lambda *given: varlen(*given, kernel=_flash_attn())
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return "torch varlen", lambda *given: varlen(*given, kernel=_torch_varlen())
-    return "sdpa", sdpa
+    if wanted == "flash" and not fits:
+        raise InvalidArgumentError(
+            f"attention='flash' with device={device.type!r} and dtype={dtype}; expected a CUDA device and a 16-bit "
+            "dtype, or attention='auto'"
+        )
+    if wanted == "flash" and not installed:
+        raise MissingDependencyError("flash-attn", "attention='flash'", "pip install flash-attn --no-build-isolation")
+    # Both kernels need Ampere or later.
+    modern = fits and torch.cuda.get_device_capability(device) >= (8, 0)
+    if wanted == "flash" and not modern:
+        raise InvalidArgumentError(
+            f"attention='flash' on {torch.cuda.get_device_name(device)}; expected Ampere or later"
+        )
+    if wanted == "sdpa" or not modern:
+        return "sdpa", sdpa
+    if installed:
+        return "flash-attn varlen", partial(varlen, kernel=_flash_attn())
+    return "torch varlen", partial(varlen, kernel=_torch_varlen())
 
 
 def _flash_attn() -> Varlen:

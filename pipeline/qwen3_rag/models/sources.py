@@ -1,6 +1,5 @@
 """Where a model's files come from: a preset, a local folder, Hugging Face or ModelScope."""
 
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, Model
 __all__ = ["PRESETS", "Kind", "Preset", "Source", "resolve"]
 
 Kind = Literal["embedder", "reranker"]
-logger = logging.getLogger("qwen3_rag")
 
 # safetensors only: a pickled checkpoint runs code when it is read.
 WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]

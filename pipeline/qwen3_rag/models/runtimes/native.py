@@ -1,6 +1,5 @@
 """The native runtime: packed batches, the shared part of a query once, last tokens only."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_
 __all__ = ["END_OF_TEXT", "NativeEmbedder", "NativeReranker", "RerankInput", "unit_rows"]
 
 END_OF_TEXT = "<|endoftext|>"
-logger = logging.getLogger("qwen3_rag")
 
 
 class RerankInput:
