@@ -33,7 +33,8 @@ $(VENV)/torch.done:
 	    $(BIN)/pip install --quiet "$(TORCH)"; \
 	else \
 	    $(BIN)/pip install --quiet "$(TORCH)+cpu" 2>/dev/null \
-	    || $(BIN)/pip install --quiet "$(TORCH)" --index-url $(TORCH_CPU_INDEX); \
+	    || $(BIN)/pip install --quiet "$(TORCH)" --index-url $(TORCH_CPU_INDEX) \
+	    || { echo "PyTorch's CPU build was not to be had: install $(TORCH) into $(VENV) yourself, then: touch $@"; exit 1; }; \
 	fi
 	@touch $@
 

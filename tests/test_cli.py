@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen3_rag.index.vectors import search_device
+
 ARTICLES = {
     "tides.md": "# Tides\n\nThe moon pulls the sea, twice a day the water rises.",
     "bread.txt": "Yeast makes bread rise.",
@@ -54,7 +56,7 @@ def test_search_prints_a_table_or_json_lines(store: Path) -> None:
 
 def test_info_shows_what_is_there(store: Path) -> None:
     shown = json.loads(run("info", store, "--json").stdout)
-    assert (shown["documents"], shown["dimensions"], shown["index"]["device"]) == (3, 64, "cpu")
+    assert (shown["documents"], shown["dimensions"], shown["index"]["device"]) == (3, 64, search_device())
     assert "documents: 3" in run("info", store).stdout
 
 
@@ -78,6 +80,23 @@ def test_errors_are_one_readable_line(store: Path, arguments: tuple[str, ...], c
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("new-store").exists()
+
+
+def test_a_failed_index_leaves_no_store_that_blocks_the_next(tmp_path: Path, tiny_embedder: Path) -> None:
+    run(
+        "index", tmp_path / "typo", "--store", tmp_path / "s", "--embedder", tiny_embedder, "--reranker", "none", code=1
+    )
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_nobody_foresaw_is_a_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from qwen3_rag import cli
+
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "error: ZeroDivisionError: division by zero (run with --debug" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback() -> None:

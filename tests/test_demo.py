@@ -34,7 +34,7 @@ def test_the_demo_answers_its_three_questions_and_says_by_what(tmp_path: Path) -
         assert expected in best, answer
         assert "rerank" in answer
         assert " ms" in answer
-    for name in ("multilingual-e5-small", "SmolLM2-135M", "reads English and code only", "cpu", "FAISS"):
+    for name in ("multilingual-e5-small", "SmolLM2-135M", "reads English and code only", "FAISS"):
         assert name in shown
     again = demo(tmp_path / "store")
     assert "0 passages embedded now" in again

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from qwen3_rag.errors import (
     IngestError,
     InvalidArgumentError,
     ModelError,
+    StoreError,
     StoreExistsError,
     StoreNotFoundError,
     UnknownNameError,
 )
+from qwen3_rag.index.vectors import search_device
 
 CORPUS = ROOT / "data/demo/corpus.jsonl"
 RECORDS = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
@@ -37,15 +40,18 @@ def reranker(tiny_reranker: Path) -> Reranker:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder, reranker: Reranker) -> Pipeline:
-    pipeline = Pipeline.create(tmp_path_factory.mktemp("filled") / "store", embedder, reranker, chunk_tokens=4000)
-    pipeline.add(DOCUMENTS)
-    return pipeline
+def filled(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder, reranker: Reranker) -> Iterator[Pipeline]:
+    with Pipeline.create(
+        tmp_path_factory.mktemp("filled") / "store", embedder, reranker, chunk_tokens=4000
+    ) as pipeline:
+        pipeline.add(DOCUMENTS)
+        yield pipeline
 
 
 @pytest.fixture
-def empty(tmp_path: Path, embedder: Embedder, reranker: Reranker) -> Pipeline:
-    return Pipeline.create(tmp_path / "store", embedder, reranker, chunk_tokens=40, chunk_overlap=10)
+def empty(tmp_path: Path, embedder: Embedder, reranker: Reranker) -> Iterator[Pipeline]:
+    with Pipeline.create(tmp_path / "store", embedder, reranker, chunk_tokens=40, chunk_overlap=10) as pipeline:
+        yield pipeline
 
 
 def test_both_stages_are_what_brute_force_says(filled: Pipeline) -> None:
@@ -77,7 +83,8 @@ def test_filters_apply_before_the_cut(filled: Pipeline) -> None:
     filter = {"lang": {"$in": ["ja", "hi"]}, "kind": "prose", "$not": {"subject": "history"}}
     expected = {d.id for d in DOCUMENTS if d.metadata["lang"] in ("ja", "hi") and d.metadata["subject"] != "history"}
     for mode in ("dense", "hybrid"):
-        results = filled.search("tides", top_k=50, candidates=50, filter=filter, mode=mode)
+        results = filled.search("月 潮 चाय", top_k=50, candidates=50, filter=filter, mode=mode)
+        assert results
         assert {hit.document_id for hit in results} <= expected
     assert {hit.document_id for hit in filled.search("tides", top_k=50, filter=filter)} == expected
     assert filled.search("tides", filter={"lang": "xx"}) == []
@@ -180,11 +187,82 @@ def test_passages_point_into_their_document_and_group_and_widen(empty: Pipeline)
     for hit in hits:
         assert originals[hit.document_id][hit.start : hit.end] == hit.text
     grouped = empty.search("tides", top_k=4, candidates=4, rerank=False, group_by_document=True)
+    assert len(grouped) <= 4
+    grouped = empty.search("tides", top_k=4, rerank=False, group_by_document=True)
     assert {hit.document_id for hit in grouped} == set(originals)
     place = next(hit for hit in hits if hit.id == "long#3")
     wide = next(h for h in empty.search("tides", top_k=100, rerank=False, neighbours=1) if h.id == "long#3")
     assert wide.start < place.start < place.end < wide.end
     assert long.text[wide.start : wide.end] == wide.text
+
+
+def test_grouping_never_reranks_more_than_asked(empty: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = empty.reranker.read
+    monkeypatch.setattr(
+        empty.reranker, "read", lambda q, texts, *rest: (read.append(len(texts)), real(q, texts, *rest))[1]
+    )
+    empty.add([Document("\n\n".join(d.text for d in DOCUMENTS[:40]), "long"), Document("short", "s")])
+    assert len(empty.search("tides", candidates=10, group_by_document=True)) in (1, 2)
+    assert len(empty.search("tides", group_by_document=True)) == 2
+    assert read[0] == 10
+    assert read[1] <= 101
+
+
+def test_a_passage_replaced_meanwhile_keeps_its_own_extent(empty: Pipeline) -> None:
+    empty.add(DOCUMENTS[:1])
+    (passage,) = empty.store.passages([1]).values()
+    empty.add([Document("other", DOCUMENTS[0].id)])
+    assert empty.store.extent(passage, 1) == (passage.start, passage.stop)
+
+
+def test_a_document_that_is_a_title_only_is_found(empty: Pipeline) -> None:
+    empty.add([Document("", "t", "A lonely title"), Document("", "nothing")])
+    hits = empty.search("lonely", mode="lexical")
+    assert [(hit.document_id, hit.text) for hit in hits] == [("t", "")]
+
+
+def test_tuples_and_later_changes_of_metadata_do_no_harm(empty: Pipeline) -> None:
+    given = {"tags": ("a", "b")}
+    document = Document("text", "d", metadata=given)
+    given["tags"] = object()
+    empty.add([document])
+    assert empty.add([document]).unchanged == 1
+
+
+def test_own_instructions_reach_a_cascade_and_each_model_keeps_its_own(
+    tiny_embedder: Path, tiny_reranker: Path, tmp_path: Path
+) -> None:
+    first, second = "Find the page that solves it", "Find something else instead"
+    reranker = Reranker(str(tiny_reranker), dtype="float32", instructions={"mine": second})
+    embedder = Embedder(str(tiny_embedder), dtype="float32", instructions={"mine": first})
+    with Pipeline.create(tmp_path / "s", embedder, Cascade([(reranker, 5)])) as pipeline:
+        assert pipeline._sentences("mine") == (first, second)
+        assert pipeline._sentences(None) == (None, None)
+
+
+def test_what_cannot_be_remembered_is_said(tmp_path: Path, tiny_embedder: Path, tokenizer_json: str) -> None:
+    from conftest import save_model
+
+    folder = save_model(tmp_path / "model", tokenizer=tokenizer_json)
+    Pipeline.create(tmp_path / "s", str(tiny_embedder), str(folder)).close()
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match=r"the reranker that the store remembers .* does not exist.*reranker="):
+        Pipeline.open(tmp_path / "s")
+    Pipeline.open(tmp_path / "s", reranker=str(tmp_path / "moved")).close()
+
+
+def test_passages_longer_than_the_embedder_reads_are_refused(tmp_path: Path, tiny_embedder: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="chunk_tokens is 400; this embedder reads 256 tokens"):
+        Pipeline.create(tmp_path / "s", Embedder(str(tiny_embedder), max_length=256), None)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_closed_pipeline_says_so(tmp_path: Path, embedder: Embedder) -> None:
+    pipeline = Pipeline.create(tmp_path / "s", embedder, None)
+    pipeline.close()
+    with pytest.raises(StoreError, match="was closed"):
+        pipeline.search("q")
 
 
 def test_upsert_delete_get_count_and_what_is_embedded_again(empty: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +300,10 @@ def test_a_store_remembers_its_models_and_settings(tmp_path: Path, tiny_embedder
         assert again.search("tides") != expected
         info = again.info()
     assert info["reranker"]["instructions"] == own
-    assert (info["documents"], info["index"]["device"]) == (10, "cpu")
+    assert (info["documents"], info["index"]["device"]) == (10, search_device())
     assert info["embedder"]["runs_on"]["dtype"] == "float32"
+    with Pipeline.open(tmp_path / "s") as again:
+        assert again.info()["reranker"]["runs_on"] == info["reranker"]["runs_on"], "known before anything is loaded"
 
 
 def test_another_embedder_is_refused(filled: Pipeline, tmp_path: Path, tokenizer_json: str) -> None:
@@ -306,6 +386,7 @@ def test_text_that_spells_control_tokens_is_only_text(empty: Pipeline) -> None:
         ({"min_score": -1}, "min_score is -1"),
         ({"mode": "sparse"}, "unknown mode 'sparse'; expected one of: dense, lexical, hybrid"),
         ({"deadline": 0}, "deadline is 0"),
+        ({"deadline": "5"}, "deadline is '5'"),
         ({"neighbours": -1}, "neighbours is -1"),
         ({"instruction": "qna"}, "unknown instruction 'qna'"),
         ({"filter": {"a": {"$like": "x"}}}, r"unknown operator '\$like'"),
@@ -341,6 +422,7 @@ def test_wrong_documents_leave_the_store_unchanged(empty: Pipeline) -> None:
         ("a text", "single str"),
         (Document("a"), "single Document"),
         ([Document("a"), "b"], r"documents\[1\] is 'b'"),
+        (None, "single NoneType"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             empty.add(wrong)  # type: ignore[arg-type]

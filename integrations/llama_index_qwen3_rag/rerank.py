@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
+from qwen3_rag.models.cascade import reranker_of
 from qwen3_rag.models.reranker import Reranker, RerankerProtocol, ranked
 
 __all__ = ["Qwen3Rerank"]
@@ -30,7 +31,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=("pydantic_model_",))
 
     model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
-    reranker: Any = Field(default=None, exclude=True, description="A ready Reranker or Cascade, in place of a model.")
+    reranker: Any = Field(default=None, description="A ready Reranker or Cascade, or one described; not with a model.")
     top_n: int = Field(default=3, ge=1, description="Nodes to keep.")
     instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
     keep_retrieval_score: bool = Field(default=False, description="Keep the score before as metadata retrieval_score.")
@@ -45,15 +46,21 @@ class Qwen3Rerank(BaseNodePostprocessor):
         """Make or take over the reranker; weights are loaded at first use."""
         super().model_post_init(context)
         settings = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
+        if isinstance(self.reranker, dict):
+            self.reranker = reranker_of(self.reranker)
         if self.reranker is None:
             chosen = {name: getattr(self, name) for name in settings[1:]}
             self._made = Reranker(self.model or DEFAULT_MODEL, **chosen)
         elif not hasattr(self.reranker, "read"):
             raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
-        elif given := sorted(self.model_fields_set.intersection(settings)):
+        elif given := [name for name in settings if getattr(self, name) != _default(name)]:
             raise ValueError(f"{', '.join(given)} given together with reranker; expected one or the other")
         else:
             self._made = self.reranker
+
+    @field_serializer("reranker")
+    def _described(self, reranker: Any) -> dict[str, Any] | None:
+        return None if reranker is None else dict(reranker.describe())
 
     @classmethod
     def class_name(cls) -> str:
@@ -68,13 +75,13 @@ class Qwen3Rerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        dispatcher.event(
-            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model_name)
-        )
         if query_bundle is None:
             raise ValueError("query_bundle is None; expected the query that the nodes are to be ranked for")
         if not nodes:
             return []
+        dispatcher.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model_name)
+        )
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self._model_name,
@@ -94,3 +101,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
             return NodeWithScore(node=node.node, score=score)
         copy = node.node.model_copy(update={"metadata": node.node.metadata | {"retrieval_score": node.score}})
         return NodeWithScore(node=copy, score=score)
+
+
+def _default(name: str) -> Any:
+    return Qwen3Rerank.model_fields[name].get_default(call_default_factory=True)

@@ -6,7 +6,16 @@ from typing import Any
 
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 
-__all__ = ["NOTHING", "at_least", "check_instructions", "check_options", "check_query", "one_or_many", "text_list"]
+__all__ = [
+    "NOTHING",
+    "at_least",
+    "check_instructions",
+    "check_options",
+    "check_query",
+    "one_of",
+    "one_or_many",
+    "text_list",
+]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -54,9 +63,24 @@ def check_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
     return dict(instructions)
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("auto", "flash", "sdpa")
+
+
 def check_options(options: Mapping[str, Any], known: Sequence[str], runtime: str) -> dict[str, Any]:
-    """Options that a runtime understands."""
-    for name in options:
+    """Options that a runtime understands, with values that it can use."""
+    for name, value in options.items():
         if name not in known:
             raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(known))
+        if name in ("token_budget", "batch_size"):
+            at_least(value, 1, name)
+        if name == "attention":
+            one_of(value, ATTENTION, name)
     return dict(options)
+
+
+def one_of(value: object, known: Sequence[str], name: str) -> str:
+    """A name out of a list."""
+    if not isinstance(value, str) or value not in known:
+        raise UnknownNameError(name, value, list(known))
+    return value

@@ -29,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 class _State:
     debug = False
+    quiet = False
 
 
 @app.callback()
@@ -36,7 +37,7 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log lines of everything.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines and no progress.")] = False,
 ) -> None:
-    _State.debug = debug
+    _State.debug, _State.quiet = debug, quiet
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -86,8 +87,11 @@ def index(
     Example: qwen3-rag index docs/ --store my-store --embedder demo --reranker demo
     """
     from qwen3_rag import Pipeline
+    from qwen3_rag.index.database import FILE
+    from qwen3_rag.ingest.readers import source_files
 
-    if (store / "store.sqlite3").exists():
+    source_files(paths)  # before a store is made for paths that are not there
+    if (store / FILE).exists():
         if reranker is not None:
             raise InvalidArgumentError(f"--reranker {reranker} given, but {store} exists and remembers its own")
         pipeline = Pipeline.open(store, embedder=embedder)
@@ -95,7 +99,7 @@ def index(
         second = reranker or "0.6b"
         pipeline = Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)
     with pipeline:
-        report = pipeline.index(paths, show_progress=True)
+        report = pipeline.index(paths, show_progress=not _State.quiet)
     typer.echo(
         f"{report.documents} documents written in {report.passages} passages ({report.embedded} embedded), "
         f"{report.unchanged} unchanged"
@@ -140,6 +144,8 @@ def search(
     if as_json:
         for hit in results:
             typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
+        if results.degraded:
+            typer.echo(results.degraded, err=True)
     else:
         show_results(results)
 
@@ -191,9 +197,15 @@ def demo(
 
     where: AbstractContextManager[Any] = TemporaryDirectory() if store is None else nullcontext(store)
     with where as folder:
-        run_demo(Path(folder) / "store" if store is None else Path(folder))
+        run_demo(Path(folder) / "store" if store is None else Path(folder), not _State.quiet)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except Exception as error:  # the last resort, so that a user sees a line rather than a traceback
+        if _State.debug:
+            raise
+        typer.echo(f"error: {type(error).__name__}: {error} (run with --debug for the traceback)", err=True)
+        sys.exit(FAILED)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from qwen3_rag.index.database import FILE
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.reranker import Reranker
 from qwen3_rag.pipeline import Pipeline
@@ -30,20 +31,21 @@ BLEND = 0.5
 CANDIDATES = 30
 
 
-def run_demo(store: Path) -> None:
+def run_demo(store: Path, show_progress: bool = True) -> None:
     """Make the store if it is not there, index the demo collection, and answer three questions.
 
     Args:
         store: The store's folder; a second run with the same one embeds nothing.
+        show_progress: A bar on a terminal, log lines elsewhere.
     """
     console = Console()
     started = time.monotonic()
-    if store.exists():
+    if (store / FILE).exists():
         pipeline = Pipeline.open(store)
     else:
         pipeline = Pipeline.create(store, Embedder("demo"), Reranker("demo", max_length=1024))
     with pipeline:
-        report = pipeline.index(data_folder("demo") / "corpus.jsonl", show_progress=True)
+        report = pipeline.index(data_folder("demo") / "corpus.jsonl", show_progress=show_progress)
         console.print(
             f"[bold]data/demo[/bold]: {len(pipeline)} documents, {report.embedded} passages embedded now, "
             f"in {time.monotonic() - started:.1f} s"

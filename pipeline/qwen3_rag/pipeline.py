@@ -1,21 +1,31 @@
 """The pipeline: documents in; the nearest hundred passages out, reread by the reranker, the best k returned."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from qwen3_rag.arguments import at_least, check_query, text_list
-from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError, UnknownNameError
+from qwen3_rag.errors import (
+    IndexCorruptedError,
+    InvalidArgumentError,
+    ModelError,
+    Qwen3RagError,
+    StoreError,
+    UnknownNameError,
+)
 from qwen3_rag.index.database import FORMAT, Database
 from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_documents, as_documents, file_batches
 from qwen3_rag.ingest.readers import read_documents, source_files
-from qwen3_rag.models.cascade import Cascade
+from qwen3_rag.models.cascade import Cascade, reranker_of
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.reranker import Reranker, RerankerProtocol
@@ -27,8 +37,10 @@ from qwen3_rag.settings import Settings
 __all__ = ["Pipeline"]
 
 CANDIDATES = 100
+ROOM_FOR_PROMPT = 16  # tokens
 # Arguments of `create` that go to the models, where these are given by name.
 MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
+logger = logging.getLogger("qwen3_rag")
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -74,6 +86,7 @@ class Pipeline:
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
         Database.check_free(Path(path))
+        _check_chunks(settings, embedder)
         meta = {
             "settings": settings.describe(),
             "embedder": describe_maker(embedder),
@@ -108,8 +121,9 @@ class Pipeline:
             if settings is None or maker is None:
                 raise IndexCorruptedError(f"{path}: the store does not say how it was made")
             if reranker is None and kept is not None:
-                reranker = Cascade.of(kept) if "stages" in kept else Reranker(**kept)
-            pipeline = cls(store, given or _embedder_of(maker["arguments"]), reranker, Settings.of(settings))
+                reranker = _remembered(lambda: reranker_of(kept), "reranker", kept)
+            made = given or _remembered(lambda: Embedder(**maker["arguments"]), "embedder", maker["arguments"])
+            pipeline = cls(store, made, reranker, Settings.of(settings))
             if given is not None:
                 pipeline._check_embedder()
         except BaseException:
@@ -131,10 +145,15 @@ class Pipeline:
 
     def close(self) -> None:
         """Write the dense index beside the store if this object changed it, and close the store."""
-        if self._written:
-            self.retriever.checkpoint()
-            self._written = False
-        self.store.close()
+        try:
+            if self._written:
+                self.retriever.checkpoint()
+                self._written = False
+        except (Qwen3RagError, OSError, RuntimeError) as error:
+            # Nothing is lost: the index is derived, and the next opening rebuilds it.
+            logger.warning("%s: the dense index was not written beside the store: %s", self.store.folder, error)
+        finally:
+            self.store.close()
 
     def _check_embedder(self) -> None:
         """Make sure, once, that the embedder is the one that made the store's vectors."""
@@ -223,7 +242,8 @@ class Pipeline:
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
             deadline: Seconds after which no further candidates are reread; `degraded` then says so.
-            group_by_document: One hit a document, its best passage.
+            group_by_document: One hit a document, its best passage. Unless `candidates` is given, the first stage
+                goes as deep as it takes to find `top_k` documents.
             neighbours: Passages before and after a hit whose text is returned with it.
 
         Raises:
@@ -237,23 +257,25 @@ class Pipeline:
         at_least(neighbours, 0, "neighbours")
         if mode not in MODES:
             raise UnknownNameError("mode", mode, list(MODES))
-        if deadline is not None and not deadline > 0:
+        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
             raise InvalidArgumentError(f"deadline is {deadline!r}; expected seconds, more than 0")
-        sentence = self._sentence(instruction)
+        for_embedder, for_reranker = self._sentences(instruction)
         vector = None
         if mode != "lexical":
             self._check_embedder()
             takes = getattr(self.embedder, "takes_instructions", True)
-            vector = self.embedder.encode_query(query, sentence if takes else None)
+            vector = self.embedder.encode_query(query, for_embedder if takes else None)
+            if vector.shape != (self.retriever.dimensions,) or not np.isfinite(vector).all():
+                raise ModelError(f"the embedder gave a query vector of shape {vector.shape}, or NaN")
         embedded = time.monotonic()
-        enough = top_k if group_by_document else 0
-        found = self._candidates(query, vector, depth, mode, filter, enough)
+        documents = top_k if group_by_document and candidates is None else 0
+        found = self._candidates(query, vector, depth, mode, filter, documents)
         retrieved = time.monotonic()
         reading = None
         if rerank and self.reranker is not None and found:
             texts = [titled(passage.document.title, passage.text) for passage, _ in found]
             until = None if deadline is None else started + deadline
-            reading = self.reranker.read(query, texts, sentence, until)
+            reading = self.reranker.read(query, texts, for_reranker, until)
         hits, degraded = arrange(found, reading, asked)
         if neighbours:
             hits = [self._widened(hit, found, neighbours) for hit in hits]
@@ -266,28 +288,34 @@ class Pipeline:
         }
         return Results(hits, timings=timings, degraded=degraded, truncated=reading.truncated if reading else 0)
 
-    def _sentence(self, instruction: str | None) -> str | None:
-        """An instruction's text, by the names that either model knows."""
+    def _sentences(self, instruction: str | None) -> tuple[str | None, str | None]:
+        """An instruction's text for embedder and reranker: each one's own names first, then the other's."""
         if instruction is None:
-            return None
-        own: dict[str, str] = {}
-        for model in (self.embedder, self.reranker):
-            own |= getattr(model, "instructions", {})
-        return resolve_instruction(instruction, own)
+            return None, None
+        own = [dict(getattr(model, "instructions", {})) for model in (self.embedder, self.reranker)]
+        first, second = (resolve_instruction(instruction, names) for names in (own[1] | own[0], own[0] | own[1]))
+        return first, second
 
     def _candidates(
         self, query: str, vector: Any, depth: int, mode: Mode, filter: Mapping[str, Any] | None, documents: int
     ) -> list[Candidate]:
-        """First-stage candidates: `depth` of them, or more until they come from so many `documents`."""
+        """First-stage candidates: `depth` of them, and the best passages of further documents up to `documents`."""
+        reach = depth
         while True:
-            found = self.retriever.search(query, vector, depth, mode, filter)
-            if len(found) < depth or len({passage.document.id for passage, _ in found}) >= documents:
-                return found
-            depth *= 2
+            found = self.retriever.search(query, vector, reach, mode, filter)
+            best: dict[str, Candidate] = {}
+            for candidate in found:
+                best.setdefault(candidate[0].document.id, candidate)
+            if len(found) < reach or len(best) >= documents:
+                break
+            reach *= 2
+        within = {passage.document.id for passage, _ in found[:depth]}
+        further = [candidate for name, candidate in best.items() if name not in within]
+        return found[:depth] + further[: max(documents - len(within), 0)]
 
     def _widened(self, hit: Hit, found: Sequence[Candidate], neighbours: int) -> Hit:
         passage = found[hit.retrieval_rank - 1][0]
-        start, end = self.store.extent(passage, neighbours)
+        start, end = self.store.extent(passage, neighbours)  # the passage's own, if it was replaced meanwhile
         return replace(hit, text=passage.document.text[start:end], start=start, end=end)
 
     def search_many(self, queries: Sequence[str], **options: Any) -> list[Results]:
@@ -330,13 +358,25 @@ class Pipeline:
         }
 
 
-def _embedder_of(arguments: dict[str, Any]) -> Embedder:
+def _remembered(make: Callable[[], Any], role: str, kept: dict[str, Any]) -> Any:
+    """A model that the store remembers."""
     try:
-        return Embedder(**arguments)
-    except TypeError as error:
-        raise InvalidArgumentError(
-            f"the store was made with an embedder of your own ({arguments}); pass it as embedder= to open it"
+        return make()
+    except (TypeError, InvalidArgumentError) as error:
+        raise StoreError(
+            f"the {role} that the store remembers ({kept.get('model', kept)}) cannot be made: {error}; "
+            f"pass one as {role}= to open it"
         ) from error
+
+
+def _check_chunks(settings: Settings, embedder: EmbedderProtocol) -> None:
+    """Refuse passages that the embedder would cut: what it does not see cannot be found."""
+    longest = getattr(embedder, "longest", None)
+    if longest is not None and settings.chunk_tokens + ROOM_FOR_PROMPT > longest:
+        raise InvalidArgumentError(
+            f"chunk_tokens is {settings.chunk_tokens}; this embedder reads {longest} tokens, expected at most "
+            f"{longest - ROOM_FOR_PROMPT}, which leaves room for its prompt and a title"
+        )
 
 
 def _depth(candidates: int | None, top_k: int) -> int:
@@ -348,6 +388,7 @@ def _depth(candidates: int | None, top_k: int) -> int:
 
 
 def _described(model: Any) -> dict[str, Any]:
-    loaded = getattr(model, "_loaded", None)
     described: dict[str, Any] = model.describe()
-    return described | {"runs_on": loaded.runs_on if loaded else "not loaded yet"}
+    if isinstance(model, Cascade):
+        return {"stages": [_described(reranker) | {"candidates": depth} for reranker, depth in model.stages]}
+    return described | {"runs_on": getattr(model, "runs_on", "unknown")}

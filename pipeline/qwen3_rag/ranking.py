@@ -77,7 +77,12 @@ def _order(found: Sequence[Candidate], reading: Reading, blend: float) -> list[i
     """Read candidates by stage and blended score, then the unread ones in first-stage order."""
     read = np.flatnonzero(reading.read)
     first_stage = np.array([score for _, score in found])[read]
-    blended = (1 - blend) * _standardised(reading.log_odds[read]) + blend * _standardised(first_stage)
+    second_stage = np.empty(len(read))
+    for stage in np.unique(reading.stage[read]):
+        # Log-odds of different rerankers of a cascade do not compare.
+        same = reading.stage[read] == stage
+        second_stage[same] = _standardised(reading.log_odds[read][same])
+    blended = (1 - blend) * second_stage + blend * _standardised(first_stage)
     # Without a blend the log-odds themselves decide, so that standardising cannot merge two of them.
     keys = blended if blend else reading.log_odds[read]
     best = read[np.lexsort((-keys, -reading.stage[read]))]

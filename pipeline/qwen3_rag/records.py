@@ -47,7 +47,7 @@ class Document:
             object.__setattr__(self, "id", hashlib.sha256(self.text.encode()).hexdigest()[:32])
         elif not self.id:
             raise InvalidArgumentError("id is ''; expected a name that is not empty, or None")
-        _check_metadata(self.metadata, self.id)
+        object.__setattr__(self, "metadata", _checked_metadata(self.metadata, self.id))
 
 
 def _check_text(value: object, name: str, *, required: bool) -> None:
@@ -64,7 +64,8 @@ def _check_text(value: object, name: str, *, required: bool) -> None:
         ) from None
 
 
-def _check_metadata(metadata: object, owner: str) -> None:
+def _checked_metadata(metadata: object, owner: str) -> dict[str, Any]:
+    """A copy as it will be read back: tuples are lists, and later changes by the caller do not reach it."""
     if not isinstance(metadata, Mapping):
         raise InvalidArgumentError(f"metadata of {owner!r} is {metadata!r}; expected a mapping of names to JSON values")
     for name, value in metadata.items():
@@ -74,9 +75,12 @@ def _check_metadata(metadata: object, owner: str) -> None:
             if isinstance(number, int) and number not in INT64:
                 raise InvalidArgumentError(f"metadata[{name!r}] of {owner!r} is {number}; expected at most 64 bits")
     try:
-        json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False).encode()
+        written = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
+        written.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"metadata of {owner!r} is not JSON: {error}; given {str(metadata)[:120]}") from None
+    read_back: dict[str, Any] = json.loads(written)
+    return read_back
 
 
 @dataclass(frozen=True)

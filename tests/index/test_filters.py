@@ -138,6 +138,7 @@ def test_names_and_values_never_reach_the_sql(key: str, value: str) -> None:
         ({3: 1}, "has the key 3"),
         ("lang=en", "filter is 'lang=en'; expected a mapping"),
         ({"a": {"$in": list(range(40_000))}}, "40002 values; expected at most 30000"),
+        ({"$or": [{"a": i} for i in range(1000)]}, "joins 1000 conditions; expected at most 200"),
     ],
 )
 def test_what_cannot_be_understood_is_an_error(filter: Any, message: str) -> None:

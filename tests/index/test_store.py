@@ -1,6 +1,7 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from qwen3_rag import Document
 from qwen3_rag.errors import (
     IndexCorruptedError,
+    StoreError,
     StoreExistsError,
     StoreLockedError,
     StoreNotFoundError,
@@ -29,8 +31,10 @@ def write(store: Store, *names: str) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.create(tmp_path / "store", {"colour": "blue"})
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.create(tmp_path / "store", {"colour": "blue"})
+    yield store
+    store.close()
 
 
 def found(store: Store, name: str) -> str:
@@ -49,6 +53,7 @@ def test_what_was_written_is_read_back(store: Store) -> None:
     assert (first.text, second.text, second.ordinal) == ("Größe", "中文", 1)
     np.testing.assert_array_equal(again.known_vectors([b"\x02", b"?"])[b"\x02"], row(2).vector)
     assert (again.meta("colour"), again.meta("commit"), again.meta("nothing")) == ("blue", 2, None)
+    again.close()
 
 
 def test_an_upsert_replaces_and_a_delete_removes(store: Store) -> None:
@@ -91,6 +96,7 @@ def test_a_reader_older_than_optimize_still_ends_up_right(store: Store) -> None:
     other = Store.open(store.folder)
     other.write([], remove=["b"])
     other.compact()
+    other.close()
     assert {p.document.id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)} == {"a", "c"}
 
 
@@ -135,6 +141,33 @@ def test_a_flipped_bit_in_a_row_is_an_error(store: Store) -> None:
     with pytest.raises(IndexCorruptedError, match=r"store\.sqlite3: passage 3"):
         list(again.vectors_after(0))
     assert again.verify() == ["document 'b'", "passage 3"]
+    again.close()
+
+
+def test_a_changed_field_is_found_by_verify(store: Store) -> None:
+    store.write([(Document("x", "a", metadata={"year": 2020, "tags": ["s", None]}), [row(1)])])
+    assert store.verify() == []
+    store.database.connection.execute("UPDATE fields SET value = 2021 WHERE key = 'year'")
+    assert store.verify() == ["fields of document 'a'"]
+
+
+def test_a_failed_commit_leaves_no_transaction_open(store: Store) -> None:
+    real = store.database.connection
+
+    class Failing:
+        def commit(self) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    store.database.connection = Failing()  # type: ignore[assignment]
+    with pytest.raises(StoreError, match="disk I/O error"):
+        store.set_meta("x", 1)
+    store.database.connection = real
+    assert store.meta("x") is None
+    write(store, "a")
+    assert store.count() == (1, 1)
 
 
 def test_wrong_folders_are_told_apart(tmp_path: Path, store: Store) -> None:
@@ -178,6 +211,7 @@ def test_a_second_writer_gets_a_clear_error(store: Store) -> None:
     with store.database.transaction(), pytest.raises(StoreLockedError, match="another writer holds the store"):
         write(other, "b")
     write(other, "b")
+    other.close()
     assert store.count() == (1, 1)
 
 
@@ -200,3 +234,4 @@ def test_compacting_keeps_what_is_there_and_frees_the_rest(store: Store) -> None
     assert again.count() == (10, 10)
     assert found(again, "295") == "295"
     assert again.verify() == []
+    again.close()

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ TEXTS = {
 
 
 @pytest.fixture
-def retriever(tmp_path: Path) -> Retriever:
+def retriever(tmp_path: Path) -> Iterator[Retriever]:
     import numpy as np
 
     from qwen3_rag.index.store import PassageRow
@@ -27,7 +28,8 @@ def retriever(tmp_path: Path) -> Retriever:
     store = Store.create(tmp_path / "store", {})
     row = np.zeros(4, dtype=np.float32)
     store.write([(Document(t, name), [PassageRow(0, len(t), name.encode(), row)]) for name, t in TEXTS.items()])
-    return Retriever(store, 4)
+    yield Retriever(store, 4)
+    store.close()
 
 
 def first(retriever: Retriever, query: str) -> str | None:

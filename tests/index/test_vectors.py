@@ -79,6 +79,15 @@ def test_the_gpu_copy_follows_the_cpu_and_filters_never_reach_it(
     assert faiss.clones == 2
 
 
+def test_more_than_the_gpu_can_give_comes_from_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = GpuStandIn(vectors._faiss())
+    monkeypatch.setattr(vectors, "_faiss", lambda: faiss)
+    index = FlatIndex(2)
+    index.add(np.arange(1, 3001), np.random.default_rng(0).normal(size=(3000, 2)).astype(np.float32))
+    assert len(set(index.search(np.ones(2, dtype=np.float32), 2500)[0].tolist())) == 2500
+    assert faiss.clones == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(vectors.search_device() != "gpu", reason="needs faiss-gpu and a CUDA device")
 def test_the_gpu_finds_what_the_cpu_finds(rows: np.ndarray) -> None:

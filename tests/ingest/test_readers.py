@@ -34,6 +34,11 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
         ("a.jsonl", b'["text"]\n', r'a\.jsonl:1: expected an object with a "text"'),
         ("a.jsonl", b'{"text": 3}\n', r'a\.jsonl:1: expected an object with a "text"'),
         ("a.jsonl", b'{"text": "x", "metadata": {"n": NaN}}\n', r"a\.jsonl:1: metadata .* is not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": "x", "metadata": "lang=en"}\n',
+            r"a\.jsonl:1: metadata is 'lang=en'",
+        ),
         ("a.jsonl", b'{"text": "x", "title": 3}\n', r"a\.jsonl:1: title is 3"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: text has a lone surrogate at character 0"),
         ("a.txt", b"caf\xe9", r"a\.txt: not UTF-8 text at byte 3"),

@@ -84,6 +84,12 @@ def test_json_round_trip(tiny_reranker: Path) -> None:
     assert again.postprocess_nodes(nodes(), query_str="q") == made.postprocess_nodes(nodes(), query_str="q")
 
 
+def test_a_ready_reranker_survives_the_round_trip(reranker: Reranker) -> None:
+    made = Qwen3Rerank(reranker=reranker, top_n=2)
+    again = Qwen3Rerank.from_json(made.to_json())
+    assert again.postprocess_nodes(nodes(), query_str="q") == made.postprocess_nodes(nodes(), query_str="q")
+
+
 def test_nothing_in_nothing_out_and_no_query_is_an_error(reranker: Reranker) -> None:
     assert Qwen3Rerank(reranker=reranker).postprocess_nodes([], query_bundle=QueryBundle("q")) == []
     with pytest.raises(ValueError, match="query_bundle is None"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import save_model
 from models.official import OfficialVectors
 from models.test_reranker import QUERIES, TEXTS
 from qwen3_rag import Embedder
@@ -34,6 +35,13 @@ def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
 def test_documents_equal_the_official_formula(native: Embedder, official: OfficialVectors) -> None:
     documents = [*TEXTS[::4], "", " ", "\n", LONG[:30_000]]
     assert_same(native.encode_document(documents), np.stack([official.encode([d])[0].numpy() for d in documents]))
+
+
+def test_32k_tokens_equal_the_official_formula(tmp_path: Path, tokenizer_json: str) -> None:
+    folder = save_model(tmp_path, "embedding", tokenizer=tokenizer_json, layers=1)
+    native, text = Embedder(str(folder), dtype="float32", max_length=32768), LONG * 3
+    assert len(native.spans(text)) > 32768
+    assert_same(native.encode_document([text]), OfficialVectors(folder, 32768).encode([text]).numpy())
 
 
 def test_queries_equal_the_official_formula(native: Embedder, official: OfficialVectors) -> None:
@@ -80,6 +88,9 @@ def test_wrong_arguments_are_errors(native: Embedder) -> None:
         native.encode_document(["a", None])  # type: ignore[list-item]
     with pytest.raises(InvalidArgumentError, match=r"instruction and query take .* max_length=8192"):
         native.encode_query("long " * 9000)
+    reference = Embedder(native.model, runtime="transformers", max_length=64)
+    with pytest.raises(InvalidArgumentError, match=r"instruction and query take .* max_length=64"):
+        reference.encode_query("long " * 500)
     with pytest.raises(UnknownNameError, match="unknown embedder 'bert'"):
         Embedder("bert")
     with pytest.raises(UnknownNameError, match="unknown embedder runtime 'vllm2'"):

@@ -199,8 +199,9 @@ def test_probability_has_no_overflow() -> None:
 
 
 def test_a_past_deadline_leaves_candidates_unread(native: Reranker) -> None:
-    reading = native.read("q", TEXTS[:5], deadline=0.0)
-    assert not reading.read.any()
+    assert not native.read("q", TEXTS[:5], deadline=0.0).read.any()
+    reference = Reranker(native.model, dtype="float32", runtime="transformers")
+    assert not reference.read("q", TEXTS[:5], deadline=0.0).read.any()
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,7 @@ def test_a_past_deadline_leaves_candidates_unread(native: Reranker) -> None:
         (lambda r: r.log_odds(["q"], ["a"]), r"query is \['q'\]"),
         (lambda r: r.predict(["ab", "cd"]), r"pairs\[0\] is 'ab'"),
         (lambda r: r.predict([("a", "b", "c")]), r"pairs\[0\]"),
+        (lambda r: r.predict([None]), r"pairs\[0\] is None"),
         (lambda r: r.rank("q", ["a"], top_k=0), "top_k is 0"),
         (lambda r: r.log_odds("long " * 9000, ["a"]), "instruction and query take .* max_length=8192"),
     ],
@@ -229,6 +231,11 @@ def test_wrong_arguments_show_value_and_expectation(native: Reranker, call: obje
         ({"runtime_options": {"batch_size": 3}}, "unknown option of runtime 'native' 'batch_size'.*token_budget"),
         ({"runtime_options": {"hub": "elsewhere"}}, "unknown hub 'elsewhere'"),
         ({"max_length": 0}, "max_length is 0"),
+        ({"dtype": "fp16"}, "unknown dtype 'fp16'; expected one of: auto, float32"),
+        ({"runtime_options": {"token_budget": 0}}, "token_budget is 0"),
+        ({"runtime_options": {"attention": "fast"}}, "unknown attention 'fast'"),
+        ({"runtime": "transformers", "runtime_options": {"batch_size": "8"}}, "batch_size is '8'"),
+        ({"model": "/nowhere/model"}, "model folder '/nowhere/model' does not exist"),
         ({"instruction": "serch"}, "unknown instruction 'serch'"),
         ({"instructions": {"a": 3}}, r"instructions\['a'\] is 3"),
     ],
@@ -238,12 +245,11 @@ def test_wrong_settings_are_errors_before_any_weights_load(arguments: dict[str, 
         Reranker(**arguments)  # type: ignore[arg-type]
 
 
-def test_wrong_device_dtype_and_budget_are_errors(tiny_reranker: Path) -> None:
+def test_what_the_machine_or_the_model_cannot_do_is_an_error(tiny_reranker: Path) -> None:
     for arguments, message in (
-        ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"device": "gpu9"}, "device='gpu9'"),
-        ({"runtime_options": {"token_budget": -1}}, "token_budget is -1"),
-        ({"runtime_options": {"attention": "fast"}}, "unknown attention 'fast'"),
+        ({"max_length": 10**6}, "max_length is 1000000; this model knows 40960 positions"),
+        ({"max_length": 10**6, "runtime": "transformers"}, "max_length is 1000000; this model knows 40960 positions"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             Reranker(str(tiny_reranker), **arguments).log_odds("q", ["a"])  # type: ignore[arg-type]
@@ -261,8 +267,9 @@ def test_damaged_weights_are_an_error_not_a_score(tiny_reranker: Path, tmp_path:
         Reranker(str(tmp_path)).log_odds("q", ["a"])
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks the weights model\.layers\.0\.mlp\.up_proj\.weight"):
-        Reranker(str(tmp_path)).log_odds("q", ["a"])
+    for runtime in ("native", "transformers"):
+        with pytest.raises(ModelError, match=r"lacks the weights model\.layers\.0\.mlp\.up_proj\.weight"):
+            Reranker(str(tmp_path), runtime=runtime).log_odds("q", ["a"])
 
 
 def test_models_that_cannot_rerank_are_refused(tiny_embedder: Path, tmp_path: Path) -> None:

@@ -65,16 +65,31 @@ def test_modelscope_is_asked_through_its_own_client(tiny_reranker: Path, monkeyp
     assert not any(pattern.endswith((".bin", ".pt", ".pth")) for pattern in asked["allow_patterns"])
 
 
-def test_modelscope_loads_from_its_local_cache(
-    tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def modelscope_cache(tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the real client, with the network closed to it."""
     import modelscope
 
-    def local_only(name: str, **options: object) -> str:
-        raise ValueError(f"Cannot find the requested files of {name} in the cached path")
+    real = modelscope.snapshot_download
 
-    monkeypatch.setattr(modelscope, "snapshot_download", local_only)
-    with pytest.raises(ModelError, match="nor to be had from ModelScope: ValueError: Cannot find"):
+    def offline(name: str, *, local_files_only: bool = False, **options: object) -> str:
+        if not local_files_only:
+            raise ConnectionError("no network")
+        return str(real(name, local_files_only=True, cache_dir=str(tmp_path), **options))
+
+    monkeypatch.setattr(modelscope, "snapshot_download", offline)
+    return tmp_path
+
+
+def test_modelscope_loads_from_its_local_cache(modelscope_cache: Path, tiny_reranker: Path) -> None:
+    snapshots = modelscope_cache / "models/Qwen--Qwen3-Reranker-4B/snapshots"
+    shutil.copytree(tiny_reranker, snapshots / "master")
+    reranker = Reranker("4b", dtype="float32", runtime_options={"hub": "modelscope"})
+    assert len(reranker.log_odds("q", ["a", "b"])) == 2
+
+
+def test_what_modelscope_does_not_have_is_named(modelscope_cache: Path) -> None:
+    with pytest.raises(ModelError, match="nor to be had from ModelScope: ConnectionError: no network"):
         Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
 
 

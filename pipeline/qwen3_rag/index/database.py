@@ -82,7 +82,7 @@ class Database:
                 if run("PRAGMA user_version").fetchone()[0]:
                     raise StoreExistsError(f"{folder} became a store just now, made by another process")
                 database._fill(run, meta)
-        except StoreExistsError:
+        except (StoreExistsError, StoreLockedError):
             database.close()
             raise
         except BaseException:
@@ -119,6 +119,8 @@ class Database:
             connection = _connect(path)
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             raise IndexCorruptedError(f"{path} is not a database that SQLite reads: {error}") from error
         if application != APPLICATION_ID or version != FORMAT:
@@ -154,10 +156,10 @@ class Database:
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection.execute
+                self.connection.commit()
             except BaseException:
                 self.connection.rollback()
                 raise
-            self.connection.commit()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -168,6 +170,8 @@ class Database:
                 raise StoreLockedError(f"{self.folder}: another writer holds the store ({error})") from error
             raise StoreError(f"{self.folder / FILE}: {error}") from error
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+                raise StoreError(f"{self.folder} was closed; open it anew") from error
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             raise IndexCorruptedError(f"{self.folder / FILE}: {error}") from error
@@ -200,8 +204,12 @@ class Database:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    # A page of the default size would leave half of its room empty beside a vector.
-    for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    try:
+        # A page of the default size would leave half of its room empty beside a vector.
+        for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = FULL", "trusted_schema = OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    except BaseException:
+        connection.close()
+        raise
     return connection

@@ -22,6 +22,7 @@ COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ["$eq", "$ne", *COMPARISONS, "$in", "$nin", "$exists", "$contains"]
 MOST_VALUES = 30_000  # SQLite binds no more than 32,766 parameters
 MOST_DEPTH = 40
+MOST_PARTS = 200
 
 
 def field_rows(metadata: Mapping[str, Any]) -> list[tuple[str, str, Any, int]]:
@@ -154,6 +155,8 @@ def _scalar(key: str, value: object) -> tuple[str, Any]:
 
 
 def _join(parts: list[Condition], word: str, empty: str) -> Condition:
+    if len(parts) > MOST_PARTS:
+        raise FilterError(f"the filter joins {len(parts)} conditions; expected at most {MOST_PARTS}, or a list in $in")
     if not parts:
         return f"({empty})", []
     return "(" + f" {word} ".join(sql for sql, _ in parts) + ")", [value for _, values in parts for value in values]

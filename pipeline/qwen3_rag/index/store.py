@@ -179,7 +179,7 @@ class Store:
                 "(SELECT document FROM passages WHERE number = ?)",
                 (passage.ordinal - neighbours, passage.ordinal + neighbours, passage.number),
             ).fetchone()
-        return row[0], row[1]
+        return (row[0], row[1]) if row[0] is not None else (passage.start, passage.stop)
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Float32]:
         """Vectors of texts that are in the store already, by digest."""
@@ -242,8 +242,15 @@ class Store:
         faults = []
         with self.snapshot():
             faults += [r[0] for r in self._run("PRAGMA integrity_check") if r[0] != "ok"]
-            sql = "SELECT id, title, source, text, metadata, checksum FROM documents"
-            faults += [f"document {row[0]!r}" for row in self._run(sql) if _checksum(*row[:-1]) != row[-1]]
+            for row in self._run("SELECT number, id, title, source, text, metadata, checksum FROM documents"):
+                if _checksum(*row[1:-1]) != row[-1]:
+                    faults.append(f"document {row[1]!r}")
+                elif not self._fields_hold(row[0], row[5]):
+                    faults.append(f"fields of document {row[1]!r}")
             sql = "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages"
             faults += [f"passage {r[0]}" for r in self._run(sql) if _checksum(*r[1:8]) != r[8]]
         return faults
+
+    def _fields_hold(self, number: int, metadata: str) -> bool:
+        rows = self._run("SELECT key, kind, value, item FROM fields WHERE document = ?", (number,)).fetchall()
+        return sorted(map(repr, rows)) == sorted(map(repr, field_rows(json.loads(metadata))))

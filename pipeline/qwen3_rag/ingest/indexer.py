@@ -29,7 +29,7 @@ def as_documents(documents: Iterable[Document]) -> list[Document]:
     Raises:
         InvalidArgumentError: A text or a single document instead of a list, or something else among them.
     """
-    if isinstance(documents, str | Document):
+    if isinstance(documents, str | Document) or not isinstance(documents, Iterable):
         raise InvalidArgumentError(f"documents is a single {type(documents).__name__}; expected a list of Document")
     by_id: dict[str, Document] = {}
     repeated = 0
@@ -51,7 +51,7 @@ def add_documents(
     new = [document for document in documents if held[document.id] != document]
     if not new:
         return IndexReport(unchanged=len(documents))
-    cuts = [chunk(d.text, embedder.spans(d.text), settings.chunk_tokens, settings.chunk_overlap) for d in new]
+    cuts = [_cut(document, embedder, settings) for document in new]
     texts = [titled(d.title, d.text[start:end]) for d, spans in zip(new, cuts, strict=True) for start, end in spans]
     digests = [hashlib.sha256(text.encode()).digest() for text in texts]
     vectors = store.known_vectors(digests)
@@ -64,6 +64,12 @@ def add_documents(
     rows = [[_row(span, next(remaining), vectors) for span in spans] for spans in cuts]
     store.write(zip(new, rows, strict=True))
     return IndexReport(len(new), len(documents) - len(new), len(texts), len(missing))
+
+
+def _cut(document: Document, embedder: EmbedderProtocol, settings: Settings) -> list[Span]:
+    spans = chunk(document.text, embedder.spans(document.text), settings.chunk_tokens, settings.chunk_overlap)
+    # A document that is a title only (collections have such) can still be found by it.
+    return spans or ([(0, 0)] if document.title else [])
 
 
 def _row(span: Span, digest: bytes, vectors: dict[bytes, NDArray[np.float32]]) -> PassageRow:

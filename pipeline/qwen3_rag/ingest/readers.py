@@ -83,7 +83,9 @@ def _json_document(line: str, place: str, source: str) -> Document:
         raise IngestError(f"{place}: not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise IngestError(f'{place}: expected an object with a "text", as {{"_id": …, "title": …, "text": …}}')
-    metadata = record.get("metadata")
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise IngestError(f"{place}: metadata is {str(metadata)[:60]!r}; expected an object")
     # Keys that BEIR does not know are kept as metadata, so that they can be filtered by.
     more = {key: value for key, value in record.items() if key not in KNOWN_KEYS}
     name = record.get("_id", record.get("id"))
@@ -94,7 +96,7 @@ def _json_document(line: str, place: str, source: str) -> Document:
             **named,
             title=record.get("title") or None,
             source=record.get("source") or source,
-            metadata=more | metadata if isinstance(metadata, dict) else more,
+            metadata=more | metadata,
         )
     except InvalidArgumentError as error:
         raise IngestError(f"{place}: {error}") from error

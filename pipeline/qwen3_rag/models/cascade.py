@@ -12,7 +12,7 @@ from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.models.reranker import Ranked, Reranker, RerankerProtocol, best_first, ranked
 from qwen3_rag.models.runtimes import Reading
 
-__all__ = ["Cascade"]
+__all__ = ["Cascade", "reranker_of"]
 
 
 class Cascade:
@@ -63,7 +63,17 @@ class Cascade:
         """Arguments that make this cascade again, as JSON."""
         return {"stages": [[reranker.describe(), depth] for reranker, depth in self.stages]}
 
-    @classmethod
-    def of(cls, described: dict[str, Any]) -> "Cascade":
-        """The cascade that `describe` described."""
-        return cls([(Reranker(**arguments), depth) for arguments, depth in described["stages"]])
+    @property
+    def instructions(self) -> dict[str, str]:
+        """Named instructions that every stage may be given; an earlier stage's win."""
+        own: dict[str, str] = {}
+        for reranker, _ in reversed(self.stages):
+            own |= getattr(reranker, "instructions", {})
+        return own
+
+
+def reranker_of(described: dict[str, Any]) -> Reranker | Cascade:
+    """The reranker or cascade that `describe` described."""
+    if "stages" in described:
+        return Cascade([(reranker_of(arguments), depth) for arguments, depth in described["stages"]])
+    return Reranker(**described)

@@ -16,7 +16,17 @@ from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
 from qwen3_rag.models import attention
 from qwen3_rag.models.packing import Layout, batches
 
-__all__ = ["Decoder", "Weights", "choose_device", "choose_dtype", "load_decoder", "load_weights", "quiet_loading"]
+__all__ = [
+    "Decoder",
+    "Weights",
+    "check_length",
+    "choose_device",
+    "choose_dtype",
+    "load_decoder",
+    "load_model",
+    "load_weights",
+    "quiet_loading",
+]
 
 Head = Literal["causal", "classifier", "none"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -121,6 +131,13 @@ def load_weights(
     Raises:
         ModelError: Not a checkpoint of this form, or weights are missing from it.
     """
+    model = load_model(folder, head, dtype, implementation).to(device)
+    body = model if head == "none" else getattr(model, model.base_model_prefix)
+    return Weights(body, _rows(model, head, token_ids), model.config)
+
+
+def load_model(folder: Path, head: Head, dtype: torch.dtype, implementation: str) -> Any:
+    """The whole model of a checkpoint, for inference. Arguments and errors as in `load_weights`."""
     import transformers as tf
 
     loaders: dict[str, Any] = {
@@ -143,9 +160,9 @@ def load_weights(
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise ModelError(f"{folder} lacks the weights {', '.join(lacking[:3])}; expected a complete {head} checkpoint")
-    model.requires_grad_(False).eval().to(device)
-    body = model if head == "none" else getattr(model, model.base_model_prefix)
-    return Weights(body, _rows(model, head, token_ids), model.config)
+    if head == "classifier" and model.score.weight.shape[0] != 1:
+        raise ModelError(f"the classifier has {model.score.weight.shape[0]} labels; expected a reranker's single one")
+    return model.requires_grad_(False).eval()
 
 
 def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor | None:
@@ -154,8 +171,6 @@ def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor | None:
     if head == "causal":
         return model.get_output_embeddings().weight[list(token_ids)].float()  # type: ignore[no-any-return]
     rows: Tensor = model.score.weight
-    if rows.shape[0] != 1:
-        raise ModelError(f"the classifier has {rows.shape[0]} labels; expected a reranker's single one")
     return rows.float()
 
 
@@ -218,6 +233,15 @@ class Decoder:
         return last
 
 
+def check_length(max_length: int, config: Any) -> None:
+    """Refuse a `max_length` beyond the positions that a model knows."""
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and max_length > known:
+        raise InvalidArgumentError(
+            f"max_length is {max_length}; this model knows {known} positions, expected at most that"
+        )
+
+
 def load_decoder(
     folder: Path, head: Head, token_ids: Sequence[int], *, device: str, dtype: str, options: dict[str, Any]
 ) -> tuple[Decoder, Tensor | None, dict[str, str]]:
@@ -232,14 +256,12 @@ def load_decoder(
         options: `attention` and `token_budget`.
 
     Raises:
-        InvalidArgumentError: A token budget below 1, or a device or type that is not there.
+        InvalidArgumentError: A device or type that is not there.
         ModelError: Not a causal decoder.
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    budget = options.get("token_budget") or DEFAULT_BUDGET.get(chosen_device.type, 4096)
-    if not isinstance(budget, int) or budget < 1:
-        raise InvalidArgumentError(f"token_budget is {budget!r}; expected a whole number of tokens, at least 1")
+    budget = options.get("token_budget", DEFAULT_BUDGET.get(chosen_device.type, 4096))
     name, attend = attention.choose(str(options.get("attention", "auto")), chosen_device, chosen_dtype)
     attention.register()
     weights = load_weights(folder, head, token_ids, chosen_device, chosen_dtype, attention.IMPLEMENTATION)

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import NOTHING, at_least, check_instructions, check_options, one_or_many
+from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, check_options, one_of, one_or_many
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models.runtimes import EmbeddingRuntime
+from qwen3_rag.models.runtimes import EmbeddingRuntime, planned
 from qwen3_rag.models.sources import resolve
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
@@ -42,6 +42,11 @@ class EmbedderProtocol(Protocol):
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets (n, 2) of a text's tokens."""
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype and attention: as loaded, or as they will be."""
+        return self._loaded.runs_on if self._loaded else planned(self)
 
     def describe(self) -> dict[str, Any]:
         """Arguments that make this embedder again; for the store."""
@@ -90,7 +95,7 @@ class Embedder:
         if runtime == "native" and self.source.preset and self.source.preset.runtime:
             runtime = self.source.preset.runtime
         self.model, self.runtime = model, runtime
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, one_of(dtype, DTYPES, "dtype")
         self.max_length = at_least(max_length, 2, "max_length")
         if dimensions is not None:
             at_least(dimensions, 1, "dimensions")
@@ -179,9 +184,19 @@ class Embedder:
         return self.loaded.spans(text)
 
     @property
+    def longest(self) -> int:
+        """Tokens of a document at most; what is beyond is cut."""
+        return self.loaded.max_length
+
+    @property
     def takes_instructions(self) -> bool:
         """Whether queries carry an instruction."""
         return self.loaded.takes_instructions
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype and attention: as loaded, or as they will be."""
+        return self._loaded.runs_on if self._loaded else planned(self)
 
     def describe(self) -> dict[str, Any]:
         """Arguments that make this embedder again, as JSON; the revision is the one found, once loaded."""

@@ -9,9 +9,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import NOTHING, at_least, check_instructions, check_options, check_query, text_list
+from qwen3_rag.arguments import (
+    DTYPES,
+    NOTHING,
+    at_least,
+    check_instructions,
+    check_options,
+    check_query,
+    one_of,
+    text_list,
+)
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models.runtimes import Reading, RerankRuntime
+from qwen3_rag.models.runtimes import Reading, RerankRuntime, planned
 from qwen3_rag.models.sources import resolve
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
@@ -48,6 +57,11 @@ class RerankerProtocol(Protocol):
         self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
     ) -> Reading:
         """Log-odds of the documents, those first in line read first."""
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype and attention: as loaded, or as they will be."""
+        return self._loaded.runs_on if self._loaded else planned(self)
 
     def describe(self) -> dict[str, Any]:
         """Arguments that make this reranker again; for the store."""
@@ -105,7 +119,7 @@ class Reranker:
             raise UnknownNameError("reranker runtime", runtime, list(RUNTIMES))
         self.source = resolve("reranker", model, revision, str(runtime_options.get("hub", "huggingface")))
         self.model, self.runtime = model, runtime
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, one_of(dtype, DTYPES, "dtype")
         self.max_length = at_least(max_length, 2, "max_length")
         self.instructions = check_instructions(instructions)
         self.instruction = instruction
@@ -134,6 +148,11 @@ class Reranker:
                     options=options,
                 )
             return self._loaded
+
+    def unload(self) -> None:
+        """Let the weights go; the next use loads them again."""
+        with self._lock:
+            self._loaded = None
 
     def read(
         self,
@@ -197,7 +216,7 @@ class Reranker:
         """
         checked = []
         for position, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InvalidArgumentError(f"pairs[{position}] is {pair!r}; expected a (query, document) pair of texts")
             checked.append((check_query(pair[0]), pair[1]))
         return self._read(checked, instruction, None, show_progress).log_odds
@@ -209,6 +228,11 @@ class Reranker:
         if top_k is not None:
             at_least(top_k, 1, "top_k")
         return ranked(self.read(query, documents, instruction))[:top_k]
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype and attention: as loaded, or as they will be."""
+        return self._loaded.runs_on if self._loaded else planned(self)
 
     def describe(self) -> dict[str, Any]:
         """Arguments that make this reranker again, as JSON."""

@@ -60,6 +60,8 @@ class Source:
             raise InvalidArgumentError(f"model is {self.model!r}; expected a hub id, a folder or a preset's name")
         if self.hub not in HUBS:
             raise UnknownNameError("hub", self.hub, list(HUBS))
+        if self.preset is None and not self.is_folder and Path(self.model).is_absolute():
+            raise InvalidArgumentError(f"model folder {self.model!r} does not exist")
         if (
             self.preset is None
             and not self.is_folder
@@ -129,13 +131,19 @@ def _from_hub(name: str, revision: str | None) -> Path:
 def _from_modelscope(name: str, revision: str | None) -> Path:
     try:
         from modelscope import snapshot_download
+        from modelscope_hub.errors import HubError
     except ImportError as error:
         raise MissingDependencyError("modelscope", 'hub="modelscope"', "pip install 'qwen3-rag[modelscope]'") from error
+    wanted = {"revision": revision, "allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
+    failures = (HubError, OSError, ValueError, RuntimeError)
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _not_found(name, revision, "ModelScope", error) from error
-    return Path(str(found))
+        return Path(snapshot_download(name, **wanted))
+    except failures as error:
+        # Its client asks the hub first and does not fall back to its own cache.
+        try:
+            return Path(snapshot_download(name, local_files_only=True, **wanted))
+        except failures:
+            raise _not_found(name, revision, "ModelScope", error) from error
 
 
 def _not_found(name: str, revision: str | None, hub: str, error: Exception) -> ModelError:

@@ -62,7 +62,10 @@ def save_adapter(model: nn.Module, folder: Path, rank: int, alpha: float, base_n
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    path = folder / "adapter_model.safetensors"
+    save_file(factors, path, metadata={"format": "pt"})
+    # safetensors makes files that only their owner can read; this one ships with the package.
+    path.chmod(0o644)
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EmbeddingRuntime", "Progress", "Reading", "RerankRuntime"]
+__all__ = ["EmbeddingRuntime", "Progress", "Reading", "RerankRuntime", "planned"]
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -20,7 +20,7 @@ class Reading:
     Attributes:
         log_odds: float32 (n,), logit(yes) − logit(no); NaN where a candidate was not read.
         stage: int (n,), which reranker of a cascade spoke last; 0 where there is only one.
-        truncated: How many candidates were cut to fit.
+        truncated: How many different texts were cut to fit.
     """
 
     log_odds: Float32
@@ -31,6 +31,27 @@ class Reading:
     def read(self) -> NDArray[np.bool_]:
         """Which candidates have a score."""
         return ~np.isnan(self.log_odds)
+
+
+class Planned(Protocol):
+    """What decides where a model that is not loaded yet will run."""
+
+    device: str
+    dtype: str
+    runtime: str
+    runtime_options: dict[str, Any]
+
+
+def planned(model: Planned) -> dict[str, str]:
+    """Device, dtype and attention that a model will have when it is loaded."""
+    from qwen3_rag.models import attention, decoder
+
+    device = decoder.choose_device(model.device)
+    dtype = decoder.choose_dtype(model.dtype, device)
+    name = {"transformers": "sdpa"}.get(model.runtime, model.runtime)
+    if model.runtime == "native":
+        name, _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
+    return {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
 
 
 class RerankRuntime(Protocol):

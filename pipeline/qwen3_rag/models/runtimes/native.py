@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.decoder import head_of, load_decoder
+from qwen3_rag.models.decoder import check_length, head_of, load_decoder
 from qwen3_rag.models.runtimes import Float32, Progress, Reading
 from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
@@ -86,6 +86,7 @@ class NativeReranker:
         head, ids = direction_of(folder, tokens)
         self.input = RerankInput(tokens, max_length)
         self.decoder, rows, self.runs_on = load_decoder(folder, head, ids, device=device, dtype=dtype, options=options)
+        check_length(max_length, self.decoder.config)
         assert rows is not None
         self.direction = rows[1] - rows[0] if head == "causal" else rows[0]
 
@@ -142,18 +143,12 @@ class NativeEmbedder:
         self.end = self.tokens.token_id(END_OF_TEXT)
         self.max_length = max_length
         self.decoder, _, self.runs_on = load_decoder(folder, "none", (), device=device, dtype=dtype, options=options)
+        check_length(max_length, self.decoder.config)
         self.dimensions = matryoshka(int(self.decoder.config.hidden_size), dimensions)
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; a query that does not fit is an error, never cut."""
-        ids = self.tokens.encode([embed_query(instruction, text) for text in texts])
-        for text, found in zip(texts, ids, strict=True):
-            if len(found) >= self.max_length:
-                raise InvalidArgumentError(
-                    f"instruction and query take {len(found) + 1} tokens; expected at most max_length="
-                    f"{self.max_length}: {text[:60]!r}…"
-                )
-        return self._embed(ids, None)
+        return self._embed(query_ids(self.tokens, texts, instruction, self.max_length), None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
         """Unit rows of documents, each cut to `max_length`."""
@@ -170,6 +165,22 @@ class NativeEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
+
+
+def query_ids(tokens: Tokens, texts: Sequence[str], instruction: str, max_length: int) -> list[list[int]]:
+    """Ids of queries with their instruction, without the end token.
+
+    Raises:
+        InvalidArgumentError: One does not fit into `max_length`.
+    """
+    ids = tokens.encode([embed_query(instruction, text) for text in texts])
+    for text, found in zip(texts, ids, strict=True):
+        if len(found) >= max_length:
+            raise InvalidArgumentError(
+                f"instruction and query take {len(found) + 1} tokens; expected at most max_length={max_length}: "
+                f"{text[:60]!r}…"
+            )
+    return ids
 
 
 def matryoshka(full: int, wanted: int | None) -> int:

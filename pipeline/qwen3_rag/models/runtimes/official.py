@@ -5,6 +5,7 @@ the model card of `Qwen/Qwen3-Reranker-0.6B` prescribes. Only the tokenizing is 
 through `models.tokens`, so that it cannot act as control tokens.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.models.decoder import choose_device, choose_dtype, load_weights, quiet_loading
+from qwen3_rag.models.decoder import check_length, choose_device, choose_dtype, load_model, load_weights
 from qwen3_rag.models.runtimes import Float32, Progress, Reading
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, unit_rows
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.tokens import Tokens
-from qwen3_rag.prompts import embed_query
 
 __all__ = ["OfficialEmbedder", "OfficialReranker"]
 
@@ -34,31 +33,18 @@ def _chunks(count: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _batch_size(options: dict[str, Any]) -> int:
-    size = options.get("batch_size", 8)
-    if not isinstance(size, int) or size < 1:
-        raise InvalidArgumentError(f"batch_size is {size!r}; expected a whole number of at least 1")
-    return size
-
-
 class OfficialReranker:
     """The official reranking script's computation."""
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
-        import transformers as tf
-
         tokens = Tokens(folder)
         head, ids = direction_of(folder, tokens)
-        self.input, self.batch_size = RerankInput(tokens, max_length), _batch_size(options)
+        self.input, self.batch_size = RerankInput(tokens, max_length), int(options.get("batch_size", 8))
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
-        loader = tf.AutoModelForCausalLM if head == "causal" else tf.AutoModelForSequenceClassification
-        with quiet_loading():
-            self.model = loader.from_pretrained(
-                folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
-            )
-        self.model.eval().to(self.device)
+        self.model = load_model(folder, head, chosen, "sdpa").to(self.device)
+        check_length(max_length, self.model.config)
         self.head, self.no_yes = head, ids
         # A one-label classifier finds each row's last token by looking for the padding id from the right.
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
@@ -71,15 +57,17 @@ class OfficialReranker:
         deadline: float | None = None,
         progress: Progress | None = None,
     ) -> Reading:
-        """Log-odds of pairs, `batch_size` at a time; deadlines are not kept here."""
+        """Log-odds of pairs, `batch_size` at a time."""
         sequences, truncated = [], 0
         for query, document in pairs:
             head = self.input.query(instruction, query)
             rest, cut = self.input.documents([document], self.input.room(head))
             sequences.append(head + rest[0])
             truncated += cut
-        log_odds = np.empty(len(pairs), dtype=np.float32)
+        log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
         for chunk in _chunks(len(pairs), self.batch_size):
+            if deadline is not None and time.monotonic() > deadline:
+                break
             batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
             log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
             if progress:
@@ -103,22 +91,26 @@ class OfficialEmbedder:
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.tokens, self.max_length, self.batch_size = Tokens(folder), max_length, _batch_size(options)
+        self.tokens, self.max_length, self.batch_size = Tokens(folder), max_length, int(options.get("batch_size", 8))
         self.end = self.tokens.token_id(END_OF_TEXT)
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
         weights = load_weights(folder, "none", (), self.device, chosen, "sdpa")
         self.model = weights.body
+        check_length(max_length, weights.config)
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries."""
-        return self.embed_documents([embed_query(instruction, text) for text in texts])
+        return self._embed(query_ids(self.tokens, texts, instruction, self.max_length), None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
         """Unit rows of documents."""
-        ids = [[*i[: self.max_length - 1], self.end] for i in self.tokens.encode(texts)]
+        return self._embed([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
+
+    def _embed(self, encoded: list[list[int]], progress: Progress | None) -> Float32:
+        ids = [[*i, self.end] for i in encoded]
         rows = np.empty((len(ids), self.dimensions), dtype=np.float32)
         for chunk in _chunks(len(ids), self.batch_size):
             with torch.inference_mode():

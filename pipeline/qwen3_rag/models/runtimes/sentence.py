@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.decoder import choose_device, choose_dtype, quiet_loading
@@ -15,6 +16,7 @@ from qwen3_rag.models.tokens import well_formed
 
 __all__ = ["SentenceEmbedder"]
 
+MOST_ROUNDS = 8
 SLICE = 256  # texts handed over at once: the library sorts them by length, and progress is shown between
 
 
@@ -34,7 +36,7 @@ class SentenceEmbedder:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"sentence-transformers cannot load {folder}: {error}") from error
         self.model.max_seq_length = self.max_length = min(max_length, self.model.max_seq_length or max_length)
-        self.batch_size = options.get("batch_size", 32)
+        self.batch_size = int(options.get("batch_size", 32))
         full = self.model.get_embedding_dimension()
         if full is None:
             raise ModelError(f"{folder} does not say how many dimensions its vectors have")
@@ -46,14 +48,27 @@ class SentenceEmbedder:
             "dtype": str(chosen).removeprefix("torch."),
             "attention": "sentence-transformers",
         }
-        self._spellings = [t for t in self.model.tokenizer.get_added_vocab() if len(t) > 1 and not t.isalnum()]
+        # A copy, because encoding leaves the library's own tokenizer set to cut at the model's length.
+        self._tokenizer = Tokenizer.from_str(self.model.tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._control_ids = _control_ids(self.model.tokenizer)
 
     def _neutral(self, text: str) -> str:
-        # This library encodes text with the added tokens in force: a blank inside their spelling makes them plain text.
+        """The text with a blank inside whatever this model's tokenizer would read as a control token.
+
+        This library encodes text with the added tokens in force, some vocabularies hold them as ordinary pieces, and
+        some tokenizers make them out of look-alikes: so what counts is the ids that come out.
+        """
         text = well_formed(text)
-        for spelling in self._spellings:
-            text = text.replace(spelling, f"{spelling[0]} {spelling[1:]}")
-        return text
+        for _ in range(MOST_ROUNDS):
+            encoded = self._tokenizer.encode(text, add_special_tokens=False)
+            found = [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in self._control_ids]
+            if not found:
+                return text
+            for start, _end in reversed(found):
+                text = f"{text[: start + 1]} {text[start + 1 :]}"
+        raise InvalidArgumentError(f"the text cannot be kept apart from the model's control tokens: {text[:60]!r}…")
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; one too long for the model is an error."""
@@ -84,5 +99,12 @@ class SentenceEmbedder:
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        encoded = self.model.tokenizer.backend_tokenizer.encode(well_formed(text), add_special_tokens=False)
+        encoded = self._tokenizer.encode(well_formed(text), add_special_tokens=False)
         return np.asarray(encoded.offsets, dtype=np.int64).reshape(-1, 2)
+
+
+def _control_ids(tokenizer: Any) -> frozenset[int]:
+    # The unknown token is no control token: any rare character becomes it.
+    ids = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+    ids |= {i for token in ("<mask>", "[MASK]") if (i := tokenizer.backend_tokenizer.token_to_id(token)) is not None}
+    return frozenset(ids - {tokenizer.unk_token_id})
