@@ -113,17 +113,16 @@ class Pipeline:
             EmbedderMismatchError: `embedder` is not the one that made the vectors.
         """
         given = Embedder(embedder) if isinstance(embedder, str) else embedder
-        if isinstance(reranker, str):
-            reranker = Reranker(reranker)
+        second = Reranker(reranker) if isinstance(reranker, str) else reranker
         store = Store.open(Path(path))
         try:
             settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))
             if settings is None or maker is None:
                 raise IndexCorruptedError(f"{path}: the store does not say how it was made")
-            if reranker is None and kept is not None:
-                reranker = _remembered(lambda: reranker_of(kept), "reranker", kept)
+            if second is None and kept is not None:
+                second = _remembered(lambda: reranker_of(kept), "reranker", kept)
             made = given or _remembered(lambda: Embedder(**maker["arguments"]), "embedder", maker["arguments"])
-            pipeline = cls(store, made, reranker, Settings.of(settings))
+            pipeline = cls(store, made, second, Settings.of(settings))
             if given is not None:
                 pipeline._check_embedder()
         except BaseException:

@@ -50,11 +50,18 @@ def official(tiny_reranker: Path) -> OfficialScores:
     return OfficialScores(tiny_reranker)
 
 
-def test_500_random_pairs_equal_the_official_formula(native: Reranker, official: OfficialScores) -> None:
-    pairs = random_pairs(500, 4000)
-    expected = grouped(official, pairs)
+def test_500_random_pairs_up_to_32k_tokens_equal_the_official_formula(tmp_path: Path, tokenizer_json: str) -> None:
+    folder = save_model(tmp_path, spread=2.0, tokenizer=tokenizer_json, layers=2)
+    native, official = Reranker(str(folder), dtype="float32", max_length=32768), OfficialScores(folder, 32768)
+    text = "\n".join(TEXTS * 3)
+    long = [(QUERIES[0], text), (QUERIES[0], text[1000:]), (QUERIES[1], text[:30_000])]
+    pairs = [*random_pairs(497, 4000), *long]
+    expected = np.append(
+        grouped(official, pairs[:497]), [float(official.log_odds(DEFAULT, [pair])[0]) for pair in long]
+    )
     found = native.predict(pairs)
     assert expected.std() > 0.5, "scores must spread, or agreement means nothing"
+    assert native.read(QUERIES[0], [text, text[1000:]]).truncated == 2, "they fill all 32,768 tokens"
     worst = np.abs(found - expected).max()
     print(f"\nworst difference over {len(pairs)} pairs: {worst:.1e} (spread {expected.std():.2f})")
     assert worst < 1e-4
@@ -78,17 +85,6 @@ def test_truncated_documents_equal_the_official_formula(tiny_reranker: Path, max
     lengths = [len(ids) for ids in native.loaded.input.tokens.encode([f" {d}" for d in documents])]
     assert reading.truncated == sum(length > room for length in lengths) > 0
     expected = grouped(official, [(query, document) for document in documents])
-    np.testing.assert_allclose(reading.log_odds, expected, atol=1e-4, rtol=0)
-
-
-def test_32k_tokens_equal_the_official_formula(tmp_path: Path, tokenizer_json: str) -> None:
-    folder = save_model(tmp_path, spread=2.0, tokenizer=tokenizer_json, layers=1)
-    native, official = Reranker(str(folder), dtype="float32", max_length=32768), OfficialScores(folder, 32768)
-    text = "\n".join(TEXTS * 3)
-    pairs = [(QUERIES[0], text), (QUERIES[0], text[1000:])]
-    reading = native.read(QUERIES[0], [document for _, document in pairs])
-    assert reading.truncated == 2, "the documents fill all 32,768 tokens"
-    expected = [float(official.log_odds(DEFAULT, [pair])[0]) for pair in pairs]
     np.testing.assert_allclose(reading.log_odds, expected, atol=1e-4, rtol=0)
 
 

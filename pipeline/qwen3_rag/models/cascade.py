@@ -75,5 +75,6 @@ class Cascade:
 def reranker_of(described: dict[str, Any]) -> Reranker | Cascade:
     """The reranker or cascade that `describe` described."""
     if "stages" in described:
-        return Cascade([(reranker_of(arguments), depth) for arguments, depth in described["stages"]])
+        stages: list[tuple[RerankerProtocol, int]] = [(reranker_of(one), depth) for one, depth in described["stages"]]
+        return Cascade(stages)
     return Reranker(**described)

@@ -43,11 +43,6 @@ class EmbedderProtocol(Protocol):
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets (n, 2) of a text's tokens."""
 
-    @property
-    def runs_on(self) -> dict[str, str]:
-        """Device, dtype and attention: as loaded, or as they will be."""
-        return self._loaded.runs_on if self._loaded else planned(self)
-
     def describe(self) -> dict[str, Any]:
         """Arguments that make this embedder again; for the store."""
 

@@ -58,11 +58,6 @@ class RerankerProtocol(Protocol):
     ) -> Reading:
         """Log-odds of the documents, those first in line read first."""
 
-    @property
-    def runs_on(self) -> dict[str, str]:
-        """Device, dtype and attention: as loaded, or as they will be."""
-        return self._loaded.runs_on if self._loaded else planned(self)
-
     def describe(self) -> dict[str, Any]:
         """Arguments that make this reranker again; for the store."""
 
