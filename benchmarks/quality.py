@@ -12,18 +12,20 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import ir_measures
+import numpy as np
 from ir_measures import Qrel, ScoredDoc, nDCG
 
-from qwen3_rag import Pipeline, Results
+from qwen3_rag import Pipeline, Reranker, Results
+from qwen3_rag.models.runtimes import Reading
 
 MEASURE = nDCG @ 10
-BLEND = 0.5
+BLENDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 Queries = dict[str, str]
 
 
@@ -44,6 +46,36 @@ def score(queries: Queries, qrels: list[Qrel], search: Callable[[str], Results])
     return {str(m.query_id): float(m.value) for m in ir_measures.iter_calc([MEASURE], qrels, run)}
 
 
+def _halves(by_query: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The blend that is best on every other query, with its figure and the first stage's on the rest."""
+    names = sorted(by_query["first stage"])
+    halves = {"chosen on": names[::2], "measured on": names[1::2]}
+
+    def mean(mode: str, half: str) -> float:
+        return sum(by_query[mode].get(name, 0.0) for name in halves[half]) / len(halves[half])
+
+    best = max((name for name in by_query if name.startswith("blend")), key=lambda name: mean(name, "chosen on"))
+    return {half: {mode: round(mean(mode, half), 4) for mode in ("first stage", best)} for half in halves}
+
+
+class Remembering:
+    """A reranker that reads each pair once, so that a second order of the same candidates costs nothing."""
+
+    def __init__(self, reranker: Reranker) -> None:
+        self.reranker, self.scores = reranker, {}
+        self.describe = reranker.describe
+
+    def read(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
+    ) -> Reading:
+        """Log-odds as the reranker gives them."""
+        new = [text for text in documents if (query, text, instruction) not in self.scores]
+        for text, value in zip(new, self.reranker.log_odds(query, new, instruction), strict=True):
+            self.scores[query, text, instruction] = value
+        values = [self.scores[query, text, instruction] for text in documents]
+        return Reading(np.array(values, dtype=np.float32), np.zeros(len(values), dtype=np.int64))
+
+
 def evaluate(
     folder: Path, store: Path, *, queries: int | None = None, rerank: int = 0, instruction: str | None = None
 ) -> dict[str, Any]:
@@ -58,7 +90,8 @@ def evaluate(
     """
     texts, qrels = judged(folder, queries)
     started = time.monotonic()
-    made = Pipeline.open(store) if store.exists() else Pipeline.create(store, "demo", "demo")
+    remembering = Remembering(Reranker("demo", max_length=1024))
+    made = Pipeline.open(store, reranker=remembering) if store.exists() else Pipeline.create(store, "demo", remembering)
     with made as pipeline:
         passages = pipeline.index(folder / "corpus.jsonl", show_progress=True).passages
         indexed = time.monotonic()
@@ -69,17 +102,23 @@ def evaluate(
         }
         if rerank:
             options = {"candidates": rerank, "instruction": instruction}
-            modes |= {"reranker alone": options, f"blend {BLEND}": options | {"blend": BLEND}}
-        found = {}
+            modes |= {
+                "reranker alone": options,
+            } | {f"blend {b}": options | {"blend": b} for b in BLENDS}
+        found, by_query = {}, {}
         for name, options in modes.items():
             values = score(texts, qrels, lambda q, o=options: pipeline.search(q, group_by_document=True, **o))  # type: ignore[misc]
             found[name] = round(sum(values.values()) / len(texts), 4)
+            by_query[name] = {query: round(value, 3) for query, value in values.items()}
+    halves = _halves(by_query) if rerank else None
     return {
         "collection": folder.name,
         "passages": passages,
         "queries": len(texts),
         "reranked": rerank,
         "nDCG@10": found,
+        "blend chosen on one half, measured on the other": halves,
+        "by query": by_query,
         "seconds": {"index": round(indexed - started, 1), "search": round(time.monotonic() - indexed, 1)},
     }
 
@@ -106,7 +145,7 @@ def main() -> None:
                 instruction=given.instruction,
             )
         rows.append(row)
-        print(json.dumps(row))
+        print(json.dumps({key: value for key, value in row.items() if key != "by query"}))
     if given.json:
         machine = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
         given.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

@@ -19,6 +19,6 @@ with TemporaryDirectory() as folder, Pipeline.create(f"{folder}/store", embedder
             Document("Hefe frisst Zucker und gibt Kohlendioxid ab; davon geht der Teig auf.", title="Brot"),
         ]
     )
-    for hit in pipeline.search("Why does the sea rise twice a day?", top_k=2, blend=0.5):
+    for hit in pipeline.search("Why does the sea rise twice a day?", top_k=2, blend=0.8):
         print(f"{hit.rank}. {hit.title}: {hit.text}")
-    print(pipeline.search("Why does dough rise?", top_k=1, blend=0.5)[0].title)
+    print(pipeline.search("Why does dough rise?", top_k=1, blend=0.8)[0].title)

@@ -14,12 +14,15 @@ from qwen3_rag.records import Results
 __all__ = ["excerpt", "show_check", "show_results", "show_tree"]
 
 EXCERPT = 220  # characters of a passage in a table
+LINES = 6  # of it, where it has lines of its own
 
 
-def excerpt(text: str, length: int = EXCERPT) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+def excerpt(text: str, length: int = EXCERPT, lines: int = 1) -> str:
+    """The beginning of a text: one line, or so many of its own, as code needs."""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+    shown = "\n".join(kept[:lines]) if 1 < lines < len(kept) else " ".join(text.split())
+    shown = shown if len(shown) <= length else shown[: length - 1].rstrip()
+    return shown if len("".join(shown.split())) == len("".join(text.split())) else shown + "…"
 
 
 def show_results(results: Results, console: Console | None = None) -> None:
@@ -36,7 +39,9 @@ def show_results(results: Results, console: Console | None = None) -> None:
         for hit in results:
             score = "–" if hit.score is None else f"{hit.score:.3f}"
             head = f"[bold]{escape(hit.title or hit.id)}[/bold]  [dim]{escape(hit.id)}[/dim]"
-            table.add_row(str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text))}")
+            table.add_row(
+                str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
+            )
         console.print(table)
     stages = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in results.timings.items())
     console.print(f"[dim]{stages}[/dim]")
