@@ -86,7 +86,7 @@ def _packages() -> Iterator[Passage]:
         text = _cut(long.replace("\n .\n", "\n"))
         plain = short[0].lower() + short[1:] if short[1:2].islower() else short
         queries = (short, f"is there a program for {plain}?", f"which package provides {plain}?", f"what is {name}?")
-        yield Passage("text", name, text, queries[:1] + queries[1:] if len(short) > 20 else queries[3:])
+        yield Passage("text", name, text, queries if len(short) > 20 else queries[3:])
 
 
 def _wordnet() -> Iterator[Passage]:
