@@ -7,10 +7,11 @@ from typing import Any
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 
 __all__ = [
+    "ATTENTION",
+    "DTYPES",
     "NOTHING",
     "at_least",
     "check_instructions",
-    "check_options",
     "check_query",
     "one_of",
     "one_or_many",
@@ -63,20 +64,8 @@ def check_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
     return dict(instructions)
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-ATTENTION = ("auto", "flash", "sdpa")
-
-
-def check_options(options: Mapping[str, Any], known: Sequence[str], runtime: str) -> dict[str, Any]:
-    """Options that a runtime understands, with values that it can use."""
-    for name, value in options.items():
-        if name not in known:
-            raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(known))
-        if name in ("token_budget", "batch_size"):
-            at_least(value, 1, name)
-        if name == "attention":
-            one_of(value, ATTENTION, name)
-    return dict(options)
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+ATTENTION = ("auto", "flash", "sdpa", "math")
 
 
 def one_of(value: object, known: Sequence[str], name: str) -> str:

@@ -1,7 +1,7 @@
 """The pipeline: documents in; the nearest hundred passages out, reread by the reranker, the best k returned."""
 
-import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +25,7 @@ from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_documents, as_documents, file_batches
 from qwen3_rag.ingest.readers import read_documents, source_files
+from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.cascade import Cascade, reranker_of
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.identity import check_same, describe_maker
@@ -224,6 +225,7 @@ class Pipeline:
         rerank: bool = True,
         blend: float = 0.0,
         deadline: float | None = None,
+        cancel: threading.Event | None = None,
         group_by_document: bool = False,
         neighbours: int = 0,
     ) -> Results:
@@ -241,6 +243,7 @@ class Pipeline:
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
             deadline: Seconds after which no further candidates are reread; `degraded` then says so.
+            cancel: Once set, from any thread, no further candidates are reread, as past a deadline.
             group_by_document: One hit a document, its best passage. Unless `candidates` is given, the first stage
                 goes as deep as it takes to find `top_k` documents.
             neighbours: Passages before and after a hit whose text is returned with it.
@@ -274,7 +277,7 @@ class Pipeline:
         if rerank and self.reranker is not None and found:
             texts = [titled(passage.document.title, passage.text) for passage, _ in found]
             until = None if deadline is None else started + deadline
-            reading = self.reranker.read(query, texts, for_reranker, until)
+            reading = self.reranker.read(query, texts, for_reranker, until, cancel)
         hits, degraded = arrange(found, reading, asked)
         if neighbours:
             hits = [self._widened(hit, found, neighbours) for hit in hits]
@@ -325,8 +328,8 @@ class Pipeline:
         return [self.search(text, **options) for text in texts]
 
     async def asearch(self, query: str, **options: Any) -> Results:
-        """`search` in a thread of its own, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, **options)
+        """`search` in a thread of its own, so that the event loop goes on; a cancelled task leaves the queue."""
+        return await in_thread(self.search, query, **options)
 
     def optimize(self) -> None:
         """Give back the space of what was deleted, and write the dense index anew."""

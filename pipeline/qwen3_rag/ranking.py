@@ -122,6 +122,6 @@ def _hit(candidate: Candidate, place: int, reading: Reading | None) -> Hit:
 def _shortfall(reading: Reading | None) -> str | None:
     if reading is None or reading.read.all():
         return None
-    return (
-        f"{int(reading.read.sum())} of {len(reading.read)} candidates were reranked; the rest is in first-stage order"
-    )
+    why = f"{reading.stopped}: " if reading.stopped else ""
+    count = f"{int(reading.read.sum())} of {len(reading.read)}"
+    return f"{why}{count} candidates were reranked; the rest is in first-stage order"

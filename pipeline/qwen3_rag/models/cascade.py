@@ -1,5 +1,6 @@
 """Rerankers in a row: a small one orders many candidates, a large one the best of them."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -36,18 +37,25 @@ class Cascade:
             raise InvalidArgumentError(f"stages read {depths} candidates; expected falling numbers, as in [100, 20]")
 
     def read(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Reading:
         """Each candidate's log-odds from the last stage that read it; NaN for those beyond the first stage's number."""
         whole = Reading(np.full(len(documents), np.nan, np.float32), np.zeros(len(documents), np.int64))
         order = list(range(len(documents)))
         for stage, (reranker, depth) in enumerate(self.stages):
             chosen = order[:depth]
-            part = reranker.read(query, [documents[i] for i in chosen], instruction, deadline)
+            part = reranker.read(query, [documents[i] for i in chosen], instruction, deadline, cancel)
             for place, index in enumerate(chosen):
                 if part.read[place]:
                     whole.log_odds[index], whole.stage[index] = part.log_odds[place], stage
-            whole = replace(whole, truncated=max(whole.truncated, part.truncated))
+            whole = replace(
+                whole, truncated=max(whole.truncated, part.truncated), stopped=whole.stopped or part.stopped
+            )
             order = best_first(whole)
         return whole
 

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
 from qwen3_rag.models import attention
 from qwen3_rag.models.packing import Layout, batches
+from qwen3_rag.models.runtimes import NEVER, Until
 
 __all__ = [
     "Decoder",
@@ -192,14 +192,14 @@ class Decoder:
         self.device = next(self.body.parameters()).device
 
     def last_states(
-        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = (), deadline: float | None = None
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = (), until: Until = NEVER
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Final hidden states of the sequences' last tokens, batch by batch.
 
         Args:
             sequences: Token ids, each at least one.
             prefix: Ids that stand before every sequence; computed once.
-            deadline: Value of `time.monotonic()` after which no further batch is begun.
+            until: Once reached, no further batch is begun.
 
         Yields:
             Indices of the sequences of a batch, and their states (n, hidden) in float32 on the model's device.
@@ -211,7 +211,7 @@ class Decoder:
         if prefix and sequences:
             self._run([prefix], Layout((len(prefix),), keys_values=shared, record=True))
         for indices in batches([len(s) for s in sequences], self._budget):
-            if deadline is not None and time.monotonic() > deadline:
+            if until.reached:
                 return
             part = [sequences[i] for i in indices]
             layout = Layout(tuple(map(len, part)), prefix=len(prefix), keys_values=shared)

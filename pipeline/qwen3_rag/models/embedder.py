@@ -1,29 +1,21 @@
 """The embedder: texts to unit vectors, with any runtime."""
 
-import importlib
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, check_options, one_of, one_or_many
-from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models.runtimes import EmbeddingRuntime, planned
-from qwen3_rag.models.sources import resolve
+from qwen3_rag.arguments import NOTHING, at_least, one_or_many
+from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.models.named import NamedModel
+from qwen3_rag.models.runtimes import EmbeddingRuntime
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
 
 __all__ = ["Embedder", "EmbedderProtocol"]
 
 Float32 = NDArray[np.float32]
-# Runtime: module, class, options it understands.
-RUNTIMES = {
-    "native": ("native", "NativeEmbedder", ("attention", "token_budget", "hub")),
-    "transformers": ("official", "OfficialEmbedder", ("batch_size", "hub")),
-    "sentence-transformers": ("sentence", "SentenceEmbedder", ("batch_size", "hub")),
-}
 SLICE = 1024  # texts tokenized at once, so that memory does not grow with their number
 
 
@@ -47,7 +39,7 @@ class EmbedderProtocol(Protocol):
         """Arguments that make this embedder again; for the store."""
 
 
-class Embedder:
+class Embedder(NamedModel[EmbeddingRuntime]):
     r"""Qwen3-Embedding, or another embedder, by name; weights are loaded at first use.
 
     Formats are those of the `Qwen/Qwen3-Embedding-*` model cards: queries as `Instruct: {task}\nQuery:{query}`,
@@ -70,6 +62,8 @@ class Embedder:
         InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.
     """
 
+    kind = "embedder"
+
     def __init__(
         self,
         model: str = "Qwen/Qwen3-Embedding-0.6B",
@@ -84,47 +78,23 @@ class Embedder:
         runtime: str = "native",
         runtime_options: Mapping[str, Any] = NOTHING,
     ) -> None:
-        if runtime not in RUNTIMES:
-            raise UnknownNameError("embedder runtime", runtime, list(RUNTIMES))
-        self.source = resolve("embedder", model, revision, str(runtime_options.get("hub", "huggingface")))
-        if runtime == "native" and self.source.preset and self.source.preset.runtime:
-            runtime = self.source.preset.runtime
-        self.model, self.runtime = model, runtime
-        self.device, self.dtype = device, one_of(dtype, DTYPES, "dtype")
-        self.max_length = at_least(max_length, 2, "max_length")
+        super().__init__(
+            model,
+            device=device,
+            dtype=dtype,
+            instruction=instruction,
+            instructions=instructions,
+            max_length=max_length,
+            revision=revision,
+            runtime=runtime,
+            runtime_options=runtime_options,
+        )
         if dimensions is not None:
             at_least(dimensions, 1, "dimensions")
         self._wanted_dimensions = dimensions
-        self.instructions = check_instructions(instructions)
-        self.instruction = instruction
-        resolve_instruction(instruction, self.instructions)
-        self.runtime_options = check_options(runtime_options, RUNTIMES[runtime][2], runtime)
-        self._loaded: EmbeddingRuntime | None = None
-        self._lock = threading.Lock()
 
-    @property
-    def loaded(self) -> EmbeddingRuntime:
-        """The runtime with the weights; loads them at first use.
-
-        Raises:
-            ModelError: They cannot be had or cannot serve.
-        """
-        with self._lock:
-            if self._loaded is None:
-                module, name, _ = RUNTIMES[self.runtime]
-                runtime = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{module}"), name)
-                options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
-                folder = self.source.folder()
-                self.revision = self.source.revision_of(folder)
-                self._loaded = runtime(
-                    folder,
-                    device=self.device,
-                    dtype=self.dtype,
-                    max_length=self.max_length,
-                    dimensions=self._wanted_dimensions,
-                    options=options,
-                )
-            return self._loaded
+    def _load(self, **further: Any) -> EmbeddingRuntime:
+        return super()._load(dimensions=self._wanted_dimensions, **further)
 
     @property
     def dimensions(self) -> int:
@@ -188,22 +158,6 @@ class Embedder:
         """Whether queries carry an instruction."""
         return self.loaded.takes_instructions
 
-    @property
-    def runs_on(self) -> dict[str, str]:
-        """Device, dtype and attention: as loaded, or as they will be."""
-        return self._loaded.runs_on if self._loaded else planned(self)
-
     def describe(self) -> dict[str, Any]:
         """Arguments that make this embedder again, as JSON; the revision is the one found, once loaded."""
-        return {
-            "model": self.source.absolute,
-            "device": self.device,
-            "dtype": self.dtype,
-            "dimensions": self._wanted_dimensions,
-            "max_length": self.max_length,
-            "instruction": self.instruction,
-            "instructions": self.instructions,
-            "revision": getattr(self, "revision", self.source.revision),
-            "runtime": self.runtime,
-            "runtime_options": self.runtime_options,
-        }
+        return super().describe() | {"dimensions": self._wanted_dimensions}

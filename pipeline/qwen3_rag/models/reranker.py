@@ -1,6 +1,5 @@
 """The reranker: how surely a document meets a query, read by the model with both in view."""
 
-import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,30 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import (
-    DTYPES,
-    NOTHING,
-    at_least,
-    check_instructions,
-    check_options,
-    check_query,
-    one_of,
-    text_list,
-)
-from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models.runtimes import Reading, RerankRuntime, planned
-from qwen3_rag.models.sources import resolve
+from qwen3_rag.arguments import NOTHING, at_least, check_query, text_list
+from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.models.named import NamedModel
+from qwen3_rag.models.runtimes import NEVER, Reading, RerankRuntime, Until
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
 
 __all__ = ["Ranked", "Reranker", "RerankerProtocol", "best_first", "probability"]
 
 Float32 = NDArray[np.float32]
-# Runtime: module, class, options it understands.
-RUNTIMES = {
-    "native": ("native", "NativeReranker", ("attention", "token_budget", "hub")),
-    "transformers": ("official", "OfficialReranker", ("batch_size", "hub")),
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,12 @@ class RerankerProtocol(Protocol):
     """What the pipeline and the adapters need of a reranker."""
 
     def read(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Reading:
         """Log-odds of the documents, those first in line read first."""
 
@@ -75,7 +65,7 @@ def best_first(reading: Reading) -> list[int]:
     return [int(i) for i in np.lexsort((-reading.log_odds, -reading.stage)) if reading.read[i]]
 
 
-class Reranker:
+class Reranker(NamedModel[RerankRuntime]):
     """Qwen3-Reranker, or another causal decoder or one-label classifier, by name; weights are loaded at first use.
 
     The format is that of the `Qwen/Qwen3-Reranker-*` model cards; the score is the softmax of the logits of "yes" and
@@ -97,6 +87,8 @@ class Reranker:
         InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.
     """
 
+    kind = "reranker"
+
     def __init__(
         self,
         model: str = "Qwen/Qwen3-Reranker-0.6B",
@@ -110,44 +102,17 @@ class Reranker:
         runtime: str = "native",
         runtime_options: Mapping[str, Any] = NOTHING,
     ) -> None:
-        if runtime not in RUNTIMES:
-            raise UnknownNameError("reranker runtime", runtime, list(RUNTIMES))
-        self.source = resolve("reranker", model, revision, str(runtime_options.get("hub", "huggingface")))
-        self.model, self.runtime = model, runtime
-        self.device, self.dtype = device, one_of(dtype, DTYPES, "dtype")
-        self.max_length = at_least(max_length, 2, "max_length")
-        self.instructions = check_instructions(instructions)
-        self.instruction = instruction
-        resolve_instruction(instruction, self.instructions)
-        self.runtime_options = check_options(runtime_options, RUNTIMES[runtime][2], runtime)
-        self._loaded: RerankRuntime | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def loaded(self) -> RerankRuntime:
-        """The runtime with the weights; loads them at first use.
-
-        Raises:
-            ModelError: They cannot be had or cannot serve.
-        """
-        with self._lock:
-            if self._loaded is None:
-                module, name, _ = RUNTIMES[self.runtime]
-                runtime = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{module}"), name)
-                options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
-                self._loaded = runtime(
-                    self.source.folder(),
-                    device=self.device,
-                    dtype=self.dtype,
-                    max_length=self.max_length,
-                    options=options,
-                )
-            return self._loaded
-
-    def unload(self) -> None:
-        """Let the weights go; the next use loads them again."""
-        with self._lock:
-            self._loaded = None
+        super().__init__(
+            model,
+            device=device,
+            dtype=dtype,
+            instruction=instruction,
+            instructions=instructions,
+            max_length=max_length,
+            revision=revision,
+            runtime=runtime,
+            runtime_options=runtime_options,
+        )
 
     def read(
         self,
@@ -155,6 +120,7 @@ class Reranker:
         documents: Sequence[str],
         instruction: str | None = None,
         deadline: float | None = None,
+        cancel: threading.Event | None = None,
         show_progress: bool = False,
     ) -> Reading:
         """Log-odds of the documents for one query, with what was cut or left unread. Equal texts are read once.
@@ -164,6 +130,7 @@ class Reranker:
             documents: Candidates, the most promising first.
             instruction: In place of the object's; a name or a sentence.
             deadline: Value of `time.monotonic()` after which the rest stays unread (NaN).
+            cancel: Once set, from any thread, the rest stays unread.
             show_progress: A bar on a terminal, log lines elsewhere.
 
         Raises:
@@ -174,18 +141,16 @@ class Reranker:
         texts = text_list(documents, "documents")
         places: dict[str, int] = {}
         back = [places.setdefault(text, len(places)) for text in texts]
-        found = self._read([(query, text) for text in places], instruction, deadline, show_progress)
-        return Reading(found.log_odds[back], found.stage[back], found.truncated)
+        found = self._read([(query, text) for text in places], instruction, Until(deadline, cancel), show_progress)
+        return Reading(found.log_odds[back], found.stage[back], found.truncated, found.stopped)
 
-    def _read(
-        self, pairs: Sequence[tuple[str, str]], instruction: str | None, deadline: float | None, show: bool
-    ) -> Reading:
+    def _read(self, pairs: Sequence[tuple[str, str]], instruction: str | None, until: Until, show: bool) -> Reading:
         sentence = resolve_instruction(instruction, self.instructions, self.instruction)
         if not pairs:
             return Reading(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
         with progress("reranking", len(pairs), show) as count:
-            found = self.loaded.read(sentence, pairs, deadline, count)
-        if deadline is None and not np.isfinite(found.log_odds).all():
+            found = self.loaded.read(sentence, pairs, until, count)
+        if not found.stopped and not np.isfinite(found.log_odds).all():
             raise ModelError(f"{self.model!r} gave log-odds that are not numbers (NaN or infinite)")
         return found
 
@@ -214,7 +179,7 @@ class Reranker:
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InvalidArgumentError(f"pairs[{position}] is {pair!r}; expected a (query, document) pair of texts")
             checked.append((check_query(pair[0]), pair[1]))
-        return self._read(checked, instruction, None, show_progress).log_odds
+        return self._read(checked, instruction, NEVER, show_progress).log_odds
 
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, instruction: str | None = None
@@ -223,25 +188,6 @@ class Reranker:
         if top_k is not None:
             at_least(top_k, 1, "top_k")
         return ranked(self.read(query, documents, instruction))[:top_k]
-
-    @property
-    def runs_on(self) -> dict[str, str]:
-        """Device, dtype and attention: as loaded, or as they will be."""
-        return self._loaded.runs_on if self._loaded else planned(self)
-
-    def describe(self) -> dict[str, Any]:
-        """Arguments that make this reranker again, as JSON."""
-        return {
-            "model": self.source.absolute,
-            "device": self.device,
-            "dtype": self.dtype,
-            "instruction": self.instruction,
-            "instructions": self.instructions,
-            "max_length": self.max_length,
-            "revision": self.source.revision,
-            "runtime": self.runtime,
-            "runtime_options": self.runtime_options,
-        }
 
 
 def ranked(reading: Reading) -> list[Ranked]:

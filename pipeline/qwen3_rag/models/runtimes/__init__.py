@@ -1,5 +1,7 @@
 """Two protocols, one for embedders and one for rerankers, and what fulfils them."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,10 +9,33 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EmbeddingRuntime", "Progress", "Reading", "RerankRuntime", "planned"]
+__all__ = ["NEVER", "EmbeddingRuntime", "Loaded", "Progress", "Reading", "RerankRuntime", "Until", "planned"]
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Until:
+    """When reading stops, though candidates are left: what was read by then is kept.
+
+    Attributes:
+        deadline: Value of `time.monotonic()`.
+        cancel: Set by the caller, from any thread.
+    """
+
+    deadline: float | None = None
+    cancel: threading.Event | None = None
+
+    @property
+    def reached(self) -> str | None:
+        """Why to stop now, or None."""
+        if self.cancel is not None and self.cancel.is_set():
+            return "cancelled"
+        return "deadline passed" if self.deadline is not None and time.monotonic() > self.deadline else None
+
+
+NEVER = Until()
 
 
 @dataclass(frozen=True)
@@ -21,11 +46,13 @@ class Reading:
         log_odds: float32 (n,), logit(yes) − logit(no); NaN where a candidate was not read.
         stage: int (n,), which reranker of a cascade spoke last; 0 where there is only one.
         truncated: How many different texts were cut to fit.
+        stopped: Why candidates were left unread, where some were.
     """
 
     log_odds: Float32
     stage: NDArray[np.int64]
     truncated: int = 0
+    stopped: str | None = None
 
     @property
     def read(self) -> NDArray[np.bool_]:
@@ -54,25 +81,28 @@ def planned(model: Planned) -> dict[str, str]:
     return {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
 
 
-class RerankRuntime(Protocol):
-    """Reads pairs of query and document."""
+class Loaded(Protocol):
+    """A model that is loaded."""
 
     runs_on: dict[str, str]
+
+
+class RerankRuntime(Loaded, Protocol):
+    """Reads pairs of query and document."""
 
     def read(
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        deadline: float | None = None,
+        until: Until = NEVER,
         progress: Progress | None = None,
     ) -> Reading:
-        """Log-odds of each (query, document); past `deadline` (`time.monotonic()`) the rest stays unread."""
+        """Log-odds of each (query, document); once `until` is reached the rest stays unread (NaN)."""
 
 
-class EmbeddingRuntime(Protocol):
+class EmbeddingRuntime(Loaded, Protocol):
     """Turns texts into unit vectors."""
 
-    runs_on: dict[str, str]
     dimensions: int
     max_length: int
     takes_instructions: bool

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.decoder import check_length, head_of, load_decoder
-from qwen3_rag.models.runtimes import Float32, Progress, Reading
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
 
@@ -94,7 +94,7 @@ class NativeReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        deadline: float | None = None,
+        until: Until = NEVER,
         progress: Progress | None = None,
     ) -> Reading:
         """Log-odds of pairs; those of one query share its part of the computation."""
@@ -111,10 +111,10 @@ class NativeReranker:
             if len(indices) == 1:
                 lone.append((indices[0], head + rest[0]))
             else:
-                self._score(log_odds, indices, rest, head, deadline, progress)
+                self._score(log_odds, indices, rest, head, until, progress)
         # Queries with a single candidate have nothing to share: they are packed with one another.
-        self._score(log_odds, [i for i, _ in lone], [ids for _, ids in lone], (), deadline, progress)
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated)
+        self._score(log_odds, [i for i, _ in lone], [ids for _, ids in lone], (), until, progress)
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, until.reached)
 
     def _score(
         self,
@@ -122,10 +122,10 @@ class NativeReranker:
         indices: list[int],
         sequences: list[list[int]],
         prefix: Sequence[int],
-        deadline: float | None,
+        until: Until,
         progress: Progress | None,
     ) -> None:
-        for batch, states in self.decoder.last_states(sequences, prefix, deadline):
+        for batch, states in self.decoder.last_states(sequences, prefix, until):
             into[[indices[i] for i in batch]] = (states @ self.direction).cpu().numpy()
             if progress:
                 progress(len(batch))

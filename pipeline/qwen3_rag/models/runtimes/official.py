@@ -5,7 +5,6 @@ the model card of `Qwen/Qwen3-Reranker-0.6B` prescribes. Only the tokenizing is 
 through `models.tokens`, so that it cannot act as control tokens.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.models.decoder import check_length, choose_device, choose_dtype, load_model, load_weights
-from qwen3_rag.models.runtimes import Float32, Progress, Reading
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.tokens import Tokens
 
@@ -54,7 +53,7 @@ class OfficialReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        deadline: float | None = None,
+        until: Until = NEVER,
         progress: Progress | None = None,
     ) -> Reading:
         """Log-odds of pairs, `batch_size` at a time."""
@@ -66,13 +65,13 @@ class OfficialReranker:
             truncated += cut
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
         for chunk in _chunks(len(pairs), self.batch_size):
-            if deadline is not None and time.monotonic() > deadline:
+            if until.reached:
                 break
             batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
             log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
             if progress:
                 progress(len(chunk))
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated)
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, until.reached)
 
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

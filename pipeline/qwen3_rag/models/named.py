@@ -1,0 +1,98 @@
+"""What embedder and reranker have in common: a model by name, checked when made, loaded at first use."""
+
+import importlib
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, one_of
+from qwen3_rag.models.runtimes import Loaded, planned
+from qwen3_rag.models.runtimes.registry import Kind, check_options, find
+from qwen3_rag.models.sources import resolve
+from qwen3_rag.prompts import resolve_instruction
+
+__all__ = ["NamedModel"]
+
+Running = TypeVar("Running", bound=Loaded)
+
+
+class NamedModel(Generic[Running]):
+    """Arguments of a model, and the runtime with its weights once they are needed. Arguments as in the subclasses."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        instruction: str | None = None,
+        instructions: Mapping[str, str] = NOTHING,
+        max_length: int = 8192,
+        revision: str | None = None,
+        runtime: str = "native",
+        runtime_options: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        find(self.kind, runtime)
+        hub = runtime_options.get("hub", "huggingface") if isinstance(runtime_options, Mapping) else "huggingface"
+        self.source = resolve(self.kind, model, revision, hub)
+        if runtime == "native" and self.source.preset and self.source.preset.runtime:
+            runtime = self.source.preset.runtime
+        self.model, self.runtime = model, runtime
+        self.device, self.dtype = device, one_of(dtype, DTYPES, "dtype")
+        self.max_length = at_least(max_length, 2, "max_length")
+        self.instructions = check_instructions(instructions)
+        self.instruction = instruction
+        resolve_instruction(instruction, self.instructions)
+        self.runtime_options = check_options(runtime_options, self.kind, runtime)
+        self.revision = self.source.revision
+        self._loaded: Running | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> Running:
+        """The runtime with the weights; loads them at first use.
+
+        Raises:
+            ModelError: They cannot be had or cannot serve.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _load(self, **further: Any) -> Running:
+        found = find(self.kind, self.runtime)
+        make = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{found.module}"), found.name)
+        options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
+        folder = self.source.folder()
+        self.revision = self.source.revision_of(folder)
+        loaded: Running = make(
+            folder, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **further
+        )
+        return loaded
+
+    def unload(self) -> None:
+        """Let the weights go; the next use loads them again."""
+        with self._lock:
+            self._loaded = None
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype and attention: as loaded, or as they will be."""
+        return self._loaded.runs_on if self._loaded else planned(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Arguments that make this model again, as JSON; the revision is the one found, once loaded."""
+        return {
+            "model": self.source.absolute,
+            "device": self.device,
+            "dtype": self.dtype,
+            "max_length": self.max_length,
+            "instruction": self.instruction,
+            "instructions": self.instructions,
+            "revision": self.revision,
+            "runtime": self.runtime,
+            "runtime_options": self.runtime_options,
+        }

@@ -1,0 +1,91 @@
+"""Which runtimes there are, and which options each understands."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from qwen3_rag.arguments import ATTENTION, at_least, one_of
+from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
+
+__all__ = ["RUNTIMES", "Runtime", "check_options", "find"]
+
+Kind = Literal["embedder", "reranker"]
+Check = Callable[[Any, str], object]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a runtime's class is, and its options, each with the check of its value.
+
+    Attributes:
+        module: Module in this package.
+        name: Class in the module.
+        options: Name of an option to the function that checks its value.
+        further: Whether it takes options beside these, checked when it is loaded.
+    """
+
+    module: str
+    name: str
+    options: Mapping[str, Check]
+    further: bool = False
+
+
+def _count(value: Any, name: str) -> object:
+    return at_least(value, 1, name)
+
+
+def _attention(value: Any, name: str) -> object:
+    return one_of(value, ATTENTION, name)
+
+
+def _compile(value: Any, name: str) -> object:
+    if value not in ("auto", True, False):
+        raise InvalidArgumentError(f"{name} is {value!r}; expected 'auto', True or False")
+    return value
+
+
+def _hub(value: Any, name: str) -> object:
+    return one_of(value, ("huggingface", "modelscope"), name)
+
+
+_NATIVE = {"attention": _attention, "compile": _compile, "token_budget": _count, "hub": _hub}
+_BATCHED = {"batch_size": _count, "hub": _hub}
+RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
+    {
+        "embedder": {
+            "native": Runtime("native", "NativeEmbedder", _NATIVE),
+            "transformers": Runtime("official", "OfficialEmbedder", _BATCHED),
+            "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _BATCHED),
+        },
+        "reranker": {
+            "native": Runtime("native", "NativeReranker", _NATIVE),
+            "transformers": Runtime("official", "OfficialReranker", _BATCHED),
+        },
+    }
+)
+
+
+def find(kind: Kind, name: object) -> Runtime:
+    """A runtime by name.
+
+    Raises:
+        UnknownNameError: There is none of that name for this kind of model.
+    """
+    known = RUNTIMES[kind]
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(f"{kind} runtime", name, list(known))
+    return known[name]
+
+
+def check_options(options: Mapping[str, Any], kind: Kind, runtime: str) -> dict[str, Any]:
+    """Options that a runtime understands, with values that it can use."""
+    if not isinstance(options, Mapping):
+        raise InvalidArgumentError(f"runtime_options is {options!r}; expected a mapping of names to values")
+    found = find(kind, runtime)
+    for name, value in options.items():
+        if name in found.options:
+            found.options[name](value, name)
+        elif not found.further:
+            raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(found.options))
+    return dict(options)
