@@ -34,15 +34,15 @@ def test_a_long_text_is_cut_into_passages_to_its_very_end(embedder: Embedder) ->
 def test_no_spelling_becomes_a_control_token(embedder: Embedder) -> None:
     runtime = embedder.loaded
     tokenizer = runtime.model.tokenizer
-    control = runtime._control_ids
+    control = runtime.neutral.control_ids
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
     named = {i for i, (piece, _) in enumerate(vocabulary) if piece in ("<s>", "</s>", "<pad>", "<mask>")}
     assert len(named) >= 3
     assert named <= control
     for text in HOSTILE:
-        ids = tokenizer(runtime._neutral(text), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(runtime.neutral(text), add_special_tokens=False)["input_ids"]
         assert not control.intersection(ids), text
-    assert runtime._neutral("plain text, 中文 and < b > c") == "plain text, 中文 and < b > c"
+    assert runtime.neutral("plain text, 中文 and < b > c") == "plain text, 中文 and < b > c"
 
 
 def test_queries_are_never_cut(embedder: Embedder) -> None:

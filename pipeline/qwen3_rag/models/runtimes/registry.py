@@ -49,18 +49,36 @@ def _hub(value: Any, name: str) -> object:
     return one_of(value, ("huggingface", "modelscope"), name)
 
 
+def _backend(value: Any, name: str) -> object:
+    return one_of(value, ("torch", "onnx", "openvino"), name)
+
+
+# The first two are other arguments of ours; the others would let code or pickles out of a checkpoint run.
+_NOT_PASSED_ON = ("dtype", "torch_dtype", "trust_remote_code", "use_safetensors")
+
+
+def _model_kwargs(value: Any, name: str) -> object:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidArgumentError(f"{name} is {value!r}; expected a mapping of argument names to values")
+    if refused := sorted(set(value).intersection(_NOT_PASSED_ON)):
+        raise InvalidArgumentError(f"{name} sets {', '.join(refused)}; expected none of {', '.join(_NOT_PASSED_ON)}")
+    return value
+
+
 _NATIVE = {"attention": _attention, "compile": _compile, "token_budget": _count, "hub": _hub}
 _BATCHED = {"batch_size": _count, "hub": _hub}
+_LIBRARY = {**_BATCHED, "backend": _backend, "model_kwargs": _model_kwargs}
 RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
     {
         "embedder": {
             "native": Runtime("native", "NativeEmbedder", _NATIVE),
             "transformers": Runtime("official", "OfficialEmbedder", _BATCHED),
-            "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _BATCHED),
+            "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _LIBRARY),
         },
         "reranker": {
             "native": Runtime("native", "NativeReranker", _NATIVE),
             "transformers": Runtime("official", "OfficialReranker", _BATCHED),
+            "sentence-transformers": Runtime("cross_encoder", "SentenceReranker", _LIBRARY),
         },
     }
 )

@@ -1,5 +1,7 @@
 """`runtime="sentence-transformers"`: any embedder that library loads, with the prompts its checkpoint carries."""
 
+import importlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,33 +10,140 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
 from qwen3_rag.models.decoder import choose_device, choose_dtype, quiet_loading
 from qwen3_rag.models.runtimes import Float32, Progress
 from qwen3_rag.models.runtimes.native import matryoshka
 from qwen3_rag.models.tokens import well_formed
 
-__all__ = ["SentenceEmbedder"]
+__all__ = ["NeutralText", "SentenceEmbedder", "open_library_model"]
 
 MOST_ROUNDS = 8
 SLICE = 256  # texts handed over at once: the library sorts them by length, and progress is shown between
+# Module that a backend of the library imports, the package it is in, and the package's latest limit on transformers.
+BACKENDS = {
+    "onnx": ("optimum.onnxruntime", "optimum-onnx", "optimum-onnx 0.1 wants transformers < 4.58"),
+    "openvino": ("optimum.intel", "optimum-intel", "optimum-intel 2.2 wants transformers < 5.6"),
+}
+
+
+def open_library_model(
+    make: str, folder: Path, device: str, dtype: str, options: dict[str, Any]
+) -> tuple[Any, dict[str, str]]:
+    """A model of sentence-transformers, and what it runs on.
+
+    Args:
+        make: Name of the library's class, "SentenceTransformer" or "CrossEncoder".
+        folder: The checkpoint.
+        device: Name of a device or "auto".
+        dtype: Name of a type or "auto"; an exported file of another backend has its own.
+        options: `backend` and `model_kwargs`, which are passed on.
+
+    Raises:
+        InvalidArgumentError: A type or device that this runtime cannot use.
+        MissingDependencyError: The backend's package is not installed.
+        ModelError: The library cannot load the checkpoint.
+    """
+    backend, where = options.get("backend", "torch"), choose_device(device)
+    further: dict[str, Any] = dict(options.get("model_kwargs", {}))
+    if backend == "torch":
+        chosen = choose_dtype(_known(dtype), where)
+        further |= {"dtype": chosen, "use_safetensors": True}
+        runs_in = str(chosen).removeprefix("torch.")
+    else:
+        _check_backend(backend, dtype)
+        runs_in = f"as in the {backend} file"
+    import sentence_transformers
+
+    try:
+        with quiet_loading():
+            model = getattr(sentence_transformers, make)(
+                str(folder), device=str(where), backend=backend, model_kwargs=further
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"sentence-transformers cannot load {folder} with backend {backend!r}: {error}") from error
+    name = "sentence-transformers" if backend == "torch" else f"sentence-transformers, {backend}"
+    return model, {"device": str(where), "dtype": runs_in, "attention": name}
+
+
+def _known(dtype: str) -> str:
+    if dtype == "int8":
+        raise InvalidArgumentError(
+            "dtype='int8' cannot be used with runtime='sentence-transformers'; expected 'auto', 'float32', 'bfloat16' "
+            "or 'float16', or runtime='native' on the CPU"
+        )
+    return dtype
+
+
+def _check_backend(backend: str, dtype: str) -> None:
+    if dtype != "auto":
+        raise InvalidArgumentError(
+            f"dtype={dtype!r} cannot be used with backend={backend!r}, whose exported file has its own type; expected "
+            "dtype='auto', and the file's name in model_kwargs={'file_name': …}"
+        )
+    module, package, limit = BACKENDS[backend]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        command = f'pip install "sentence-transformers[{backend}]", in an environment of its own: {limit}'
+        raise MissingDependencyError(package, f"backend={backend!r}", command) from error
+    except ImportError as error:
+        raise ModelError(f"backend={backend!r} cannot be imported; {limit}: {error}") from error
+
+
+class NeutralText:
+    """Keeps text from outside from acting as control tokens in a library that is handed text.
+
+    Args:
+        tokenizer: The library's own, a fast one of transformers.
+
+    Attributes:
+        copy: The tokenizer without cutting and padding; encoding leaves the library's own set to cut.
+        control_ids: Ids that no text from outside may turn into.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.copy.no_truncation()
+        self.copy.no_padding()
+        self.control_ids = _control_ids(tokenizer)
+
+    def __call__(self, text: str) -> str:
+        """The text with a blank inside whatever this model's tokenizer would read as a control token.
+
+        This library encodes text with the added tokens in force, some vocabularies hold them as ordinary pieces, and
+        some tokenizers make them out of look-alikes: so what counts is the ids that come out.
+        """
+        text = well_formed(text)
+        for _ in range(MOST_ROUNDS):
+            encoded = self.copy.encode(text, add_special_tokens=False)
+            found = [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in self.control_ids]
+            if not found:
+                return text
+            for start, _end in reversed(found):
+                text = f"{text[: start + 1]} {text[start + 1 :]}"
+        raise InvalidArgumentError(f"the text cannot be kept apart from the model's control tokens: {text[:60]!r}…")
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets (n, 2) of a text's tokens."""
+        encoded = self.copy.encode(well_formed(text), add_special_tokens=False)
+        return np.asarray(encoded.offsets, dtype=np.int64).reshape(-1, 2)
+
+
+def _control_ids(tokenizer: Any) -> frozenset[int]:
+    # The unknown token is no control token: any rare character becomes it.
+    ids = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+    ids |= {i for token in ("<mask>", "[MASK]") if (i := tokenizer.backend_tokenizer.token_to_id(token)) is not None}
+    return frozenset(ids - {tokenizer.unk_token_id})
 
 
 class SentenceEmbedder:
-    """A `SentenceTransformer`; whether it takes instructions is read off its own query prompt."""
+    """A `SentenceTransformer`; whether it takes instructions is read off its own query prompt. Calls take turns."""
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        where = choose_device(device)
-        chosen = choose_dtype(dtype, where)
-        try:
-            with quiet_loading():
-                self.model = SentenceTransformer(str(folder), device=str(where), model_kwargs={"dtype": chosen})
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"sentence-transformers cannot load {folder}: {error}") from error
+        self.model, self.runs_on = open_library_model("SentenceTransformer", folder, device, dtype, options)
         self.model.max_seq_length = self.max_length = min(max_length, self.model.max_seq_length or max_length)
         self.batch_size = int(options.get("batch_size", 32))
         full = self.model.get_embedding_dimension()
@@ -43,36 +152,12 @@ class SentenceEmbedder:
         self.dimensions = matryoshka(full, dimensions)
         self.query_prompt = self.model.prompts.get("query") or ""
         self.takes_instructions = self.query_prompt.startswith("Instruct:")
-        self.runs_on = {
-            "device": str(where),
-            "dtype": str(chosen).removeprefix("torch."),
-            "attention": "sentence-transformers",
-        }
-        # A copy, because encoding leaves the library's own tokenizer set to cut at the model's length.
-        self._tokenizer = Tokenizer.from_str(self.model.tokenizer.backend_tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._control_ids = _control_ids(self.model.tokenizer)
-
-    def _neutral(self, text: str) -> str:
-        """The text with a blank inside whatever this model's tokenizer would read as a control token.
-
-        This library encodes text with the added tokens in force, some vocabularies hold them as ordinary pieces, and
-        some tokenizers make them out of look-alikes: so what counts is the ids that come out.
-        """
-        text = well_formed(text)
-        for _ in range(MOST_ROUNDS):
-            encoded = self._tokenizer.encode(text, add_special_tokens=False)
-            found = [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in self._control_ids]
-            if not found:
-                return text
-            for start, _end in reversed(found):
-                text = f"{text[: start + 1]} {text[start + 1 :]}"
-        raise InvalidArgumentError(f"the text cannot be kept apart from the model's control tokens: {text[:60]!r}…")
+        self.neutral = NeutralText(self.model.tokenizer)
+        self._lock = threading.Lock()
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; one too long for the model is an error."""
-        prompt = f"Instruct: {self._neutral(instruction)}\nQuery:" if self.takes_instructions else self.query_prompt
+        prompt = f"Instruct: {self.neutral(instruction)}\nQuery:" if self.takes_instructions else self.query_prompt
         for text in texts:
             if (count := len(self.spans(prompt + text))) >= self.max_length:
                 raise InvalidArgumentError(
@@ -89,8 +174,9 @@ class SentenceEmbedder:
     def _embed(self, texts: Sequence[str], prompt: str, progress: Progress | None) -> Float32:
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), SLICE):
-            part = [self._neutral(text) for text in texts[start : start + SLICE]]
-            found = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
+            part = [self.neutral(text) for text in texts[start : start + SLICE]]
+            with self._lock:
+                found = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
             cut = np.asarray(found, dtype=np.float32)[:, : self.dimensions]
             rows[start : start + len(part)] = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
             if progress:
@@ -99,12 +185,4 @@ class SentenceEmbedder:
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        encoded = self._tokenizer.encode(well_formed(text), add_special_tokens=False)
-        return np.asarray(encoded.offsets, dtype=np.int64).reshape(-1, 2)
-
-
-def _control_ids(tokenizer: Any) -> frozenset[int]:
-    # The unknown token is no control token: any rare character becomes it.
-    ids = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
-    ids |= {i for token in ("<mask>", "[MASK]") if (i := tokenizer.backend_tokenizer.token_to_id(token)) is not None}
-    return frozenset(ids - {tokenizer.unk_token_id})
+        return self.neutral.spans(text)
