@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -293,13 +294,43 @@ def test_options_are_checked_when_the_object_is_made(options: dict[str, Any], me
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_another_backend_says_what_it_needs(backend: str, tiny_reranker: Path) -> None:
-    options = {"backend": backend}
+def test_another_backend_has_a_type_of_its_own(backend: str, tiny_reranker: Path) -> None:
+    reranker = Reranker(
+        str(tiny_reranker),
+        dtype="bfloat16",
+        runtime="sentence-transformers",
+        runtime_options={"backend": backend},
+    )
     with pytest.raises(InvalidArgumentError, match="expected dtype='auto'"):
-        Reranker(
-            str(tiny_reranker), dtype="bfloat16", runtime="sentence-transformers", runtime_options=options
-        ).log_odds("q", ["d"])
+        reranker.log_odds("q", ["d"])
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_another_backend_says_what_it_needs(backend: str, tiny_reranker: Path) -> None:
     if importlib.util.find_spec("optimum") is not None:
         pytest.skip("optimum is installed")
+    reranker = Reranker(str(tiny_reranker), runtime="sentence-transformers", runtime_options={"backend": backend})
     with pytest.raises(MissingDependencyError, match=rf'pip install "sentence-transformers\[{backend}\]"'):
-        Reranker(str(tiny_reranker), runtime="sentence-transformers", runtime_options=options).log_odds("q", ["d"])
+        reranker.log_odds("q", ["d"])
+
+
+@pytest.mark.filterwarnings("ignore")  # those packages trace models, and warn of every branch they leave out
+@pytest.mark.parametrize("kind", ["bert", "tiny_classifier", "tiny_reranker"])
+@pytest.mark.parametrize(("backend", "module"), [("onnx", "optimum.onnxruntime"), ("openvino", "optimum.intel")])
+def test_another_backend_gives_the_same_scores(
+    backend: str, module: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        pytest.skip(f"{module} cannot be imported: {error}")
+    # A copy, because the exported file may be put beside the checkpoint.
+    folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
+    exact = Reranker(str(folder), dtype="float32", runtime="sentence-transformers", max_length=512)
+    # OpenVINO computes in bfloat16 where the processor has it, unless told otherwise.
+    options = {"backend": backend, "batch_size": 3}
+    if backend == "openvino":
+        options["model_kwargs"] = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    other = Reranker(str(folder), runtime="sentence-transformers", max_length=512, runtime_options=options)
+    documents = ["danube", "x", "the river danube"] if kind == "bert" else DOCUMENTS
+    np.testing.assert_allclose(other.log_odds("river", documents), exact.log_odds("river", documents), atol=1e-3)
