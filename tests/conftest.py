@@ -51,6 +51,7 @@ def save_model(
     spread: float = 1.0,
     tokenizer: str | None = None,
     layers: int = 3,
+    head_dim: int = 16,
 ) -> Path:
     """A tiny random Qwen3 checkpoint in `folder`; `spread` widens the weights and with them the scores."""
     from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3Model
@@ -63,7 +64,7 @@ def save_model(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         max_position_embeddings=40960,
         rope_theta=1_000_000.0,
         tie_word_embeddings=True,

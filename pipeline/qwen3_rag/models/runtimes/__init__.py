@@ -70,7 +70,12 @@ class Planned(Protocol):
 
 
 def planned(model: Planned) -> dict[str, str]:
-    """Device, dtype and attention that a model will have when it is loaded."""
+    """Device, dtype and attention that a model will have when it is loaded.
+
+    A server decides on all of it itself; which text form it takes is known once it was asked.
+    """
+    if "://" in model.runtime:
+        return {"device": model.runtime, "dtype": "the server's", "attention": "the server's"}
     from qwen3_rag.models import attention, decoder
 
     device = decoder.choose_device(model.device)

