@@ -1,12 +1,16 @@
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, UnknownNameError
-from qwen3_rag.models import attention
-from qwen3_rag.models.packing import Layout
+from qwen3_rag.models import attention, blockwise
+from qwen3_rag.models.blockwise import Inner
+from qwen3_rag.models.packing import Layout, Prefix, Segment
+from qwen3_rag.models.varlen import varlen
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -25,47 +29,72 @@ def cpu_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, n: i
     return torch.cat([plain(q[a:b], k[c:d], v[c:d], scale) for a, b, c, d in parts])
 
 
-def case(lengths: tuple[int, ...], prefix: int) -> tuple[Tensor, Tensor, Tensor, Layout, Tensor]:
-    generator = torch.Generator().manual_seed(sum(lengths) + prefix)
-    total = sum(lengths)
-    q = torch.randn(1, 4, total, 8, generator=generator)
-    k, v = (torch.randn(1, 2, total, 8, generator=generator) for _ in range(2))
-    before = tuple(torch.randn(1, 2, prefix, 8, generator=generator) for _ in range(2))
-    layout = Layout(lengths, prefix=prefix, keys_values={0: before} if prefix else {})
-    expected, start = [], 0
-    for length in lengths:
-        rows = slice(start, start + length)
-        keys, values = (
-            torch.cat([b[0], x[0, :, rows]], 1).transpose(0, 1).repeat_interleave(2, 1)
-            for b, x in zip(before, (k, v), strict=True)
-        )
-        expected.append(plain(q[0, :, rows].transpose(0, 1), keys, values, 0.3))
-        start += length
-    return q, k, v, layout, torch.cat(expected)
+class Case:
+    """A batch of two prefixes, one stored and one computed in the batch itself, and segments with and without one."""
+
+    def __init__(self, lengths: tuple[int, ...], prefix: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        generator = torch.Generator().manual_seed(sum(lengths) + prefix)
+        segments = []
+        stored, fresh = Prefix(range(prefix)), Prefix(range(prefix + 2))
+        before = [torch.randn(prefix, 2, 8, generator=generator) for _ in range(2)]
+        if prefix:
+            stored.keys_values[0] = tuple(x.to(device, dtype) for x in before)
+            segments.append(Segment(fresh.ids, computes=fresh))
+        owners = [stored, fresh, None] if prefix else [None]
+        for owner in owners:
+            segments += [Segment(range(length), after=owner) for length in lengths]
+        self.layout = Layout(segments)
+        rows = self.layout.starts[-1]
+        q = torch.randn(rows, 4, 8, generator=generator)
+        k, v = (torch.randn(rows, 2, 8, generator=generator) for _ in range(2))
+        found = {None: [x[:0] for x in (k, v)], stored: before, fresh: [x[: prefix + 2] for x in (k, v)]}
+        expected = []
+        for segment, start, stop in zip(segments, self.layout.starts, self.layout.starts[1:], strict=False):
+            keys, values = (
+                torch.cat([b, x[start:stop]]).repeat_interleave(2, 1)
+                for b, x in zip(found[segment.after], (k, v), strict=True)
+            )
+            expected.append(plain(q[start:stop], keys, values, 0.3))
+        self.expected = torch.cat(expected)
+        self.q, self.k, self.v = (x.to(device, dtype) for x in (q, k, v))
+        attention._record(self.layout, self.k, self.v, 0)
+
+    def check(self, attend: Callable[..., Tensor], tolerance: float = 2e-5) -> None:
+        """Compare all rows, and the last rows alone."""
+        last = self.layout.last_rows
+        found = attend(self.q, self.k, self.v, self.layout, 0, 0.3, False).float().cpu()
+        torch.testing.assert_close(found, self.expected, atol=tolerance, rtol=tolerance * 5)
+        found = attend(self.q[last], self.k, self.v, self.layout, 0, 0.3, True).float().cpu()
+        torch.testing.assert_close(found, self.expected[last], atol=tolerance, rtol=tolerance * 5)
 
 
-CASES = [((5,), 0), ((5,), 3), ((7, 7, 3, 1), 0), ((7, 7, 3, 1), 11), ((2100, 5), 0), ((2100, 5), 40)]
+CASES = [((5,), 0), ((1,), 0), ((5,), 3), ((7, 7, 3, 1), 0), ((7, 7, 3, 1), 11), ((2100, 5), 0), ((2100, 5), 40)]
 
 
+@pytest.mark.parametrize("inner", [blockwise.written_out, blockwise.fused])
 @pytest.mark.parametrize(("lengths", "prefix"), CASES)
-def test_sdpa_keeps_sequences_apart_and_shares_the_prefix(lengths: tuple[int, ...], prefix: int) -> None:
-    q, k, v, layout, expected = case(lengths, prefix)
-    torch.testing.assert_close(attention.sdpa(q, k, v, layout, 0, 0.3), expected, atol=2e-5, rtol=1e-4)
+def test_blocks_keep_sequences_apart_and_share_prefixes(lengths: tuple[int, ...], prefix: int, inner: Inner) -> None:
+    Case(lengths, prefix).check(partial(blockwise.blockwise, inner=inner))
 
 
-@pytest.mark.parametrize(("lengths", "prefix"), CASES[:4])
+@pytest.mark.parametrize("scores", [64, 1000, 1 << 14])
+def test_the_size_of_blocks_changes_nothing(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "SCORES", {"cpu": scores})
+    monkeypatch.setattr(blockwise, "FEWEST_ROWS", 4)
+    Case((70, 69, 66, 64, 30, 9), 11).check(partial(blockwise.blockwise, inner=blockwise.written_out))
+
+
+@pytest.mark.parametrize(("lengths", "prefix"), CASES[:5])
 def test_varlen_gives_its_kernel_what_it_documents(lengths: tuple[int, ...], prefix: int) -> None:
-    q, k, v, layout, expected = case(lengths, prefix)
-    found = attention.varlen(q, k, v, layout, 0, 0.3, kernel=cpu_varlen)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    Case(lengths, prefix).check(partial(varlen, kernel=cpu_varlen))
 
 
 def test_the_torch_kernel_is_called_with_its_own_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
-    from torch.nn.attention import varlen
+    from torch.nn.attention import varlen as torch_varlen
 
-    real = inspect.signature(varlen.varlen_attn)
+    real = inspect.signature(torch_varlen.varlen_attn)
 
     def checked(*args: Tensor, **options: object) -> Tensor:
         bound = real.bind(*args, **options).arguments
@@ -73,15 +102,14 @@ def test_the_torch_kernel_is_called_with_its_own_signature(monkeypatch: pytest.M
         scale = bound["scale"]
         return cpu_varlen(*(bound[name] for name in list(real.parameters)[:7]), scale)
 
-    monkeypatch.setattr(varlen, "varlen_attn", checked)
-    q, k, v, layout, expected = case((7, 7, 3, 1), 11)
-    found = attention.varlen(q, k, v, layout, 0, 0.3, kernel=attention._torch_varlen())
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    monkeypatch.setattr(torch_varlen, "varlen_attn", checked)
+    Case((7, 7, 3, 1), 11).check(partial(varlen, kernel=attention._torch_varlen()))
 
 
 def test_wrong_choices_are_errors() -> None:
     cpu, half = torch.device("cpu"), torch.bfloat16
-    assert attention.choose("auto", cpu, half)[0] == "sdpa"
+    assert attention.choose("auto", cpu, half)[0] == "math"
+    assert attention.choose("sdpa", cpu, half)[0] == "sdpa"
     with pytest.raises(UnknownNameError, match=r"'fast'.*auto, flash, sdpa"):
         attention.choose("fast", cpu, half)
     with pytest.raises(InvalidArgumentError, match="device='cpu'"):
@@ -93,13 +121,8 @@ def test_wrong_choices_are_errors() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("wanted", ["auto", "sdpa", "math"])
 @pytest.mark.parametrize(("lengths", "prefix"), CASES)
-def test_the_gpu_kernel_agrees(lengths: tuple[int, ...], prefix: int) -> None:
-    q, k, v, layout, expected = case(lengths, prefix)
-    q, k, v = (x.to("cuda", torch.bfloat16) for x in (q, k, v))
-    layout.keys_values.update(
-        {i: tuple(x.to("cuda", torch.bfloat16) for x in pair) for i, pair in layout.keys_values.items()}
-    )
-    _, attend = attention.choose("auto", q.device, q.dtype)
-    found = attend(q, k, v, layout, 0, 0.3).float().cpu()
-    torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+def test_the_gpu_kernels_agree(lengths: tuple[int, ...], prefix: int, wanted: str) -> None:
+    _, attend = attention.choose(wanted, torch.device("cuda"), torch.bfloat16)
+    Case(lengths, prefix, "cuda", torch.bfloat16).check(attend, 3e-2)

@@ -1,38 +1,40 @@
 """Causal attention within each sequence of a packed batch; one function per device family.
 
-Registered with transformers under the name `IMPLEMENTATION`, so that the stock modelling code calls it. A sequence's
-tokens see the shared prefix whole and their own sequence up to themselves.
+Registered with transformers under the name `IMPLEMENTATION`, so that the stock modelling code calls it in every layer.
+A segment's tokens see their prefix whole and their own segment up to themselves.
 """
 
 import importlib.util
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
+from qwen3_rag.models.blockwise import blockwise, fused, written_out
 from qwen3_rag.models.packing import Layout
+from qwen3_rag.models.varlen import Varlen, varlen
 
-__all__ = ["IMPLEMENTATION", "Attention", "choose", "register"]
+__all__ = ["IMPLEMENTATION", "Attention", "Batch", "choose", "current", "number_layers", "register", "running"]
 
 IMPLEMENTATION = "qwen3_rag_packed"
-CHOICES = ("auto", "flash", "sdpa")
-# Query rows that see one explicit mask: bounds it to ROWS x keys for the longest sequences.
-ROWS = 1024
+CHOICES = ("auto", "flash", "sdpa", "math")
 
-# (T, H, D) queries; (S, H_kv, D) keys and values; cumulative lengths of both; longest of both; scale -> (T, H, D)
-Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float], Tensor]
-Attention = Callable[[Tensor, Tensor, Tensor, Layout, int, float], Tensor]
+# (T, H, D) queries; (T, H_kv, D) keys and values; layout; layer; scale; only the last rows -> (rows, H, D)
+Attention = Callable[[Tensor, Tensor, Tensor, Layout, int, float, bool], Tensor]
 
 
 def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, Attention]:
     """The attention function for a device, and its name.
 
     Args:
-        wanted: "auto", "flash" (flash-attn's own kernels) or "sdpa" (PyTorch's, on any device).
+        wanted: "auto", "flash" (flash-attn's own kernels), "sdpa" (PyTorch's, on any device) or "math" (matrix
+            products and a softmax written out, on any device).
         device: Where the model is.
         dtype: What it computes in; the flash kernels take 16-bit types only.
 
@@ -43,6 +45,8 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, 
     """
     if wanted not in CHOICES:
         raise UnknownNameError("attention", wanted, list(CHOICES))
+    if wanted == "math" or (wanted == "auto" and device.type == "cpu"):
+        return "math", partial(blockwise, inner=written_out)
     fits = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     installed = importlib.util.find_spec("flash_attn") is not None
     if wanted == "flash" and not fits:
@@ -59,7 +63,7 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, 
             f"attention='flash' on {torch.cuda.get_device_name(device)}; expected Ampere or later"
         )
     if wanted == "sdpa" or not modern:
-        return "sdpa", sdpa
+        return "sdpa", partial(blockwise, inner=fused)
     if installed:
         return "flash-attn varlen", partial(varlen, kernel=_flash_attn())
     return "torch varlen", partial(varlen, kernel=_torch_varlen())
@@ -90,83 +94,82 @@ def _torch_varlen() -> Varlen:
     return kernel
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, layer: int, scale: float, *, kernel: Varlen) -> Tensor:
-    """One call for the whole batch, by a kernel that takes cumulative lengths. Shapes as in `sdpa`."""
-    rows_q, rows_k, rows_v = (x[0].transpose(0, 1) for x in (q, k, v))
-    if layout.prefix:
-        rows_k, rows_v = _with_prefix(rows_k, rows_v, layout, layer)
-    if "cumulative" not in layout.scratch:
-        lengths = torch.tensor((0, *layout.lengths), device=q.device)
-        own = lengths.cumsum(0).to(torch.int32)
-        prefixed = (own + torch.arange(len(lengths), device=q.device) * layout.prefix).to(torch.int32)
-        layout.scratch["cumulative"] = (own, prefixed)
-    cu_q, cu_k = layout.scratch["cumulative"]
-    longest = max(layout.lengths)
-    return kernel(rows_q, rows_k, rows_v, cu_q, cu_k, longest, longest + layout.prefix, scale)
+@dataclass
+class Batch:
+    """The batch that a thread is running; what the attention of every layer needs beside its tensors.
 
-
-def _with_prefix(k: Tensor, v: Tensor, layout: Layout, layer: int) -> tuple[Tensor, Tensor]:
-    """Keys and values (S, H_kv, D) with the prefix's before each sequence's own."""
-    shared = layout.keys_values[layer]
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for part, rows, before in zip(parts, (k, v), shared, strict=True):
-        for own in torch.split(rows, list(layout.lengths)):
-            part += [before[0].transpose(0, 1), own]
-    return torch.cat(parts[0]), torch.cat(parts[1])
-
-
-def sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, layer: int, scale: float) -> Tensor:
-    """PyTorch's own attention, sequences of one length at a time.
-
-    Args:
-        q: Queries (1, H, T, D) of a packed batch of T tokens.
-        k: Keys (1, H_kv, T, D).
-        v: Values (1, H_kv, T, D).
-        layout: How the T rows divide.
-        layer: Whose prefix keys and values to use.
-        scale: Factor on the products of queries and keys.
-
-    Returns:
-        (T, H, D).
+    Attributes:
+        layout: How its rows divide.
+        attend: The attention function.
+        stage: "all" rows attend; "keys": keys and values of all rows are kept, nothing attends; "last": only the
+            last row of each segment attends, to the keys and values kept.
+        kept: Keys and values (T, H_kv, D) of the stage "keys".
+        layers: Layers that called so far; for the check that each does.
     """
-    out = torch.empty(q.shape[2], q.shape[1], q.shape[3], dtype=q.dtype, device=q.device)
-    start = 0
-    for count, length in layout.groups:
-        stop = start + count * length
-        part_q, part_k, part_v = (_by_sequence(x, start, stop, count) for x in (q, k, v))
-        if layout.prefix:
-            before_k, before_v = layout.keys_values[layer]
-            part_k = torch.cat([before_k.expand(count, -1, -1, -1), part_k], 2)
-            part_v = torch.cat([before_v.expand(count, -1, -1, -1), part_v], 2)
-        target = out[start:stop].view(count, length, *out.shape[1:])
-        _causal(part_q, part_k, part_v, layout, scale, target)
-        start = stop
-    return out
+
+    layout: Layout
+    attend: Attention
+    stage: Literal["all", "keys", "last"] = "all"
+    kept: tuple[Tensor, Tensor] | None = None
+    layers: int = 0
 
 
-def _by_sequence(x: Tensor, start: int, stop: int, count: int) -> Tensor:
-    heads, _, size = x.shape[1:]
-    return x[0, :, start:stop].reshape(heads, count, -1, size).transpose(0, 1)
+def current() -> Batch:
+    """The batch that this thread is running.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if _current.batch is None:
+        raise ModelError("a packed model was called without a batch; call it through its Decoder")
+    return _current.batch
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, out: Tensor) -> None:
-    """Write (n, L, H, D) into `out`: L queries that come after `layout.prefix` keys which all of them see."""
-    grouped, length, before = q.shape[1] != k.shape[1], q.shape[2], layout.prefix
-    if not before:
-        found = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
-        out.copy_(found.transpose(1, 2))
-        return
-    for row in range(0, length, ROWS):
-        end = min(row + ROWS, length)
-        seen = before + end
-        mask = layout.scratch.get((row, end))
-        if mask is None:
-            mask = torch.ones(end - row, seen, dtype=torch.bool, device=q.device).tril(before + row)
-            layout.scratch[row, end] = mask
-        found = scaled_dot_product_attention(
-            q[:, :, row:end], k[:, :, :seen], v[:, :, :seen], attn_mask=mask, scale=scale, enable_gqa=grouped
-        )
-        out[:, row:end].copy_(found.transpose(1, 2))
+class _Current(threading.local):
+    batch: Batch | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def running(batch: Batch) -> Iterator[Batch]:
+    """Make `batch` the one that this thread's model runs on."""
+    _current.batch = batch
+    try:
+        yield batch
+    finally:
+        _current.batch = None
+
+
+def _record(layout: Layout, k: Tensor, v: Tensor, layer: int) -> None:
+    for segment, start, stop in zip(layout.segments, layout.starts, layout.starts[1:], strict=False):
+        if segment.computes is not None:
+            # Copies: compiled code may use the rows' memory for something else once it is past this layer.
+            segment.computes.keys_values[layer] = (k[start:stop].clone(), v[start:stop].clone())
+
+
+# Opaque to torch.compile, so that a whole layer is one graph whatever the batch looks like. The layer's number comes as
+# a tensor: as a Python number it would be a constant of the graph, and each layer would be compiled by itself.
+@torch.library.custom_op("qwen3_rag::attend", mutates_args=())
+def _attend(query: Tensor, key: Tensor, value: Tensor, layer: Tensor, scale: float) -> Tensor:
+    batch = current()
+    number = int(layer)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    batch.layers += 1
+    if batch.stage == "last":
+        assert batch.kept is not None
+        return batch.attend(q, *batch.kept, batch.layout, number, scale, True)
+    _record(batch.layout, k, v, number)
+    if batch.stage == "keys":
+        batch.kept = (k, v)
+        return torch.empty_like(q)
+    return batch.attend(q, k, v, batch.layout, number, scale, False)
+
+
+@_attend.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, layer: Tensor, scale: float) -> Tensor:
+    return query.new_empty(query.shape[2], query.shape[1], query.shape[3])
 
 
 def _packed(
@@ -176,23 +179,23 @@ def _packed(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | None = None,
-    attend: Attention = sdpa,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer; `layout` and `attend` come through the model's keyword arguments."""
-    if layout is None:
-        raise ModelError(f"{type(module).__name__} did not pass on the batch's layout; its code cannot be packed")
+    """What transformers calls in every layer: queries (1, H, T, D), keys and values (1, H_kv, T, D)."""
     unsupported = {
         name: options[name] for name in ("sliding_window", "softcap", "s_aux") if options.get(name) is not None
     }
     if unsupported or not getattr(module, "is_causal", True):
         raise ModelError(f"{type(module).__name__} wants {unsupported or 'two-way attention'}; expected plain causal")
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    if layout.record:
-        layout.keys_values[layer] = (key, value)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return attend(query, key, value, layout, layer, scale)[None], None
+    return _attend(query, key, value, module.number, scale)[None], None
+
+
+def number_layers(body: torch.nn.Module) -> None:
+    """Give every attention module its layer's number as a tensor, always on the CPU, where reading it costs nothing."""
+    for module in body.modules():
+        if isinstance(index := getattr(module, "layer_idx", None), int):
+            object.__setattr__(module, "number", torch.tensor(index))
 
 
 def _no_mask(*_: object, **__: object) -> None:

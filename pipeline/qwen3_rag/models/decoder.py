@@ -1,20 +1,23 @@
 """The engine: a stock transformers decoder on packed batches; each sequence's last hidden state comes back."""
 
 import logging
-import threading
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models import attention
-from qwen3_rag.models.packing import Layout, batches
-from qwen3_rag.models.runtimes import NEVER, Until
+from qwen3_rag.models import attention, layers
+from qwen3_rag.models.packing import Layout, Prefix, Segment, reading_order
+from qwen3_rag.models.queue import Call, Piece, Queue
+from qwen3_rag.models.runtimes import NEVER, Float32, Until
 
 __all__ = [
     "Decoder",
@@ -32,6 +35,10 @@ Head = Literal["causal", "classifier", "none"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Past these a batch gains nothing: matrix products are at full speed, and activations still fit a small machine.
 DEFAULT_BUDGET = {"cpu": 2048, "mps": 4096, "cuda": 16384}
+LEAST_BUDGET = 256
+# Compiling costs up to half a minute: "auto" waits until the model has worked about as long in this process.
+COMPILE_AFTER = 20.0  # seconds
+PAIR = (0, 0)  # tokens of a sequence that is only there for company
 logger = logging.getLogger("qwen3_rag")
 
 
@@ -54,15 +61,23 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def choose_dtype(wanted: str, device: torch.device, int8: bool = False) -> torch.dtype:
     """The type to compute in; "auto" is bfloat16 where the hardware has it, float16 on older GPUs, else float32.
 
+    Args:
+        wanted: A type's name or "auto".
+        device: Where to compute.
+        int8: Whether the caller can do 8 bits; only on a CPU.
+
     Raises:
-        UnknownNameError: Neither "auto" nor float32, bfloat16 or float16.
+        UnknownNameError: Neither "auto" nor float32, bfloat16 or float16, nor int8 where it is had.
     """
+    if wanted == "int8" and int8 and device.type == "cpu":
+        return torch.int8
     if wanted != "auto":
         if wanted not in DTYPES:
-            raise UnknownNameError("dtype", wanted, ["auto", *DTYPES])
+            hint = "int8 is for the native runtime on a CPU." if wanted == "int8" else ""
+            raise UnknownNameError("dtype", wanted, ["auto", *DTYPES], hint)
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
@@ -175,25 +190,68 @@ def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor | None:
 
 
 class Decoder:
-    """Runs packed batches through a decoder.
+    """Runs packed batches through a decoder; calls from many threads share them.
 
     Args:
         weights: The loaded model.
-        attend: Attention function, from `attention.choose`.
+        name: Name of the attention function.
+        attend: The function, from `attention.choose`.
+        dtype: What was asked for, int8 included.
         budget: Tokens a batch may hold.
+        compiling: "auto" compiles the layers once the model has worked for some time; True now; False never.
 
-    Thread-safe; calls take turns.
+    Raises:
+        ModelError: Not a plain causal decoder; or `compiling` is True and it fails.
     """
 
-    def __init__(self, weights: Weights, attend: attention.Attention, budget: int) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        attend: attention.Attention,
+        budget: int,
+        dtype: torch.dtype,
+        compiling: str | bool = False,
+    ) -> None:
         self.body, self.config = weights.body, weights.config
-        self._attend, self._budget = attend, budget
-        self._lock = threading.Lock()
         self.device = next(self.body.parameters()).device
+        self.attention, self._attend, self.dtype = name, attend, dtype
+        attention.number_layers(self.body)
+        self._check_causal()
+        layers.prepare(self.body, dtype)
+        self.compiled = False
+        self._seconds = 0.0  # of work so far
+        self._may_compile = compiling == "auto" and layers.can_compile(self.device)
+        self.queue: Queue[Sequence[int], Any] = Queue(self._run_pieces, budget, _smaller_budget)
+        if compiling is True:
+            self.compile()
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype, attention, and whether the layers are compiled."""
+        return {
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": self.attention,
+            "compiled": "yes" if self.compiled else "no",
+        }
+
+    def _check_causal(self) -> None:
+        """A decoder of which every layer can be packed calls our attention once a layer."""
+        layout = Layout([Segment((0, 1)), Segment((1, 0))])
+        try:
+            batch = self._forward(layout)[1]
+        except (TypeError, AttributeError) as error:
+            raise ModelError(f"{type(self.body).__name__} cannot be packed ({error}); use another runtime") from error
+        if batch.layers != self.config.num_hidden_layers:
+            raise ModelError(
+                f"{type(self.body).__name__} is not a plain causal decoder: {batch.layers} of "
+                f"{self.config.num_hidden_layers} layers have attention that can be packed; use another runtime"
+            )
 
     def last_states(
         self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = (), until: Until = NEVER
-    ) -> Iterator[tuple[list[int], Tensor]]:
+    ) -> Iterator[tuple[list[int], Float32]]:
         """Final hidden states of the sequences' last tokens, batch by batch.
 
         Args:
@@ -202,35 +260,112 @@ class Decoder:
             until: Once reached, no further batch is begun.
 
         Yields:
-            Indices of the sequences of a batch, and their states (n, hidden) in float32 on the model's device.
+            Indices of the sequences of a batch, and their states (n, hidden) in float32.
 
         Raises:
             ModelError: A state is not a number.
         """
-        shared: dict[int, tuple[Any, Any]] = {}
-        if prefix and sequences:
-            self._run([prefix], Layout((len(prefix),), keys_values=shared, record=True))
-        for indices in batches([len(s) for s in sequences], self._budget):
-            if until.reached:
-                return
-            part = [sequences[i] for i in indices]
-            layout = Layout(tuple(map(len, part)), prefix=len(prefix), keys_values=shared)
-            yield indices, self._run(part, layout)
+        if not sequences:
+            return
+        lengths = [len(s) for s in sequences]
+        shared = Prefix(prefix) if prefix else None
+        call: Call[Sequence[int], Any] = Call(sequences, lengths, reading_order(lengths), len(prefix), shared)
+        call.hurried = until.deadline is not None
+        for ready in self.queue.results(call, until):
+            yield [index for index, _ in ready], np.stack([state for _, state in ready])
 
-    def _run(self, sequences: Sequence[Sequence[int]], layout: Layout) -> Tensor:
-        ids = torch.tensor([i for s in sequences for i in s], device=self.device)
+    def _run_pieces(self, pieces: list[Piece]) -> list[Any]:
+        """Results of a batch in the order of its pieces; an error in the place of a state that is no number."""
+        by_prefix: dict[Prefix | None, list[int]] = {}
+        for place, (call, _) in enumerate(pieces):
+            by_prefix.setdefault(call.shared, []).append(place)
+        fresh = [p for p in by_prefix if p is not None and not p.keys_values]
+        segments = [Segment(p.ids, computes=p) for p in fresh]
+        order = []
+        for prefix, places in by_prefix.items():
+            for place in sorted(places, key=lambda i: -pieces[i][0].weights[pieces[i][1]]):
+                call, index = pieces[place]
+                segments.append(Segment(call.items[index], after=prefix))
+                order.append(place)
+        if self._may_compile and self._seconds > COMPILE_AFTER and not any(call.hurried for call, _ in pieces):
+            self._may_compile = False
+            self.compile(required=False)
+        started = time.monotonic()
+        try:
+            states = self.run(Layout(segments))
+        except BaseException:
+            for prefix in fresh:
+                prefix.keys_values.clear()
+            raise
+        self._seconds += time.monotonic() - started
+        results: list[Any] = [None] * len(pieces)
+        for place, state in zip(order, states, strict=True):
+            results[place] = state if np.isfinite(state).all() else _no_number()
+        return results
+
+    def compile(self, required: bool = True) -> None:
+        """Compile the layers and run them once; if that fails, go on as before, unless it is `required`."""
+        before = self._attend
+        started = time.monotonic()
+        try:
+            # What the compiler warns of in its own code is nothing to the caller.
+            with warnings.catch_warnings(action="ignore"):
+                layers.compile_layers(self.body)
+                if self.attention == "math":
+                    self._attend = layers.compiled_attention(next(self.body.parameters()).dtype)
+                self._warm_up()
+        # Compilers fail in many ways, none of which must cost the caller his scores.
+        except Exception as error:
+            layers.uncompile_layers(self.body)
+            self._attend = before
+            reason = (str(error).strip().splitlines() or [""])[0]
+            if required:
+                raise ModelError(f"the model cannot be compiled here: {type(error).__name__}: {reason}") from error
+            logger.warning("the model is not compiled, which costs speed only: %s: %s", type(error).__name__, reason)
+        else:
+            self.compiled = True
+            logger.info("the model's layers were compiled in %.1f s", time.monotonic() - started)
+
+    def _warm_up(self) -> None:
+        """Meet every kind of shape once: with and without a prefix, few rows and many."""
+        prefix = Prefix([0] * 7)
+        segments = [Segment([0] * length, after=prefix) for length in (300, 290, 3, 2)]
+        self.run(Layout([Segment(prefix.ids, computes=prefix), *segments]))
+        self.run(Layout([Segment(PAIR), Segment(PAIR)]))
+
+    def run(self, layout: Layout) -> Float32:
+        """Final hidden states (n, hidden) of the segments that have a result. One thread at a time."""
+        if len(layout.results) == 1:
+            # Code compiled for any number of rows is compiled anew for a single one: so there are always two.
+            return self.run(Layout([*layout.segments, Segment(PAIR)]))[: len(layout.results)]
+        states, batch = self._forward(layout)
+        if batch.stage == "all":
+            states = states[torch.tensor(layout.last_rows, device=self.device)]
+        found: Float32 = states.float().cpu().numpy()
+        return found
+
+    def _forward(self, layout: Layout) -> tuple[Tensor, attention.Batch]:
+        ids = torch.tensor(layout.ids, device=self.device)
         positions = torch.tensor(layout.positions, device=self.device)
-        with self._lock, torch.inference_mode():
+        with attention.running(attention.Batch(layout, self._attend)) as batch, torch.inference_mode():
             # With a cache transformers would attend across the sequences of a row.
-            states = self.body(
-                input_ids=ids[None], position_ids=positions[None], use_cache=False, layout=layout, attend=self._attend
-            ).last_hidden_state[0]
-            last: Tensor = states[torch.tensor(layout.last_rows, device=self.device)].float()
-        if not bool(torch.isfinite(last).all()):
-            raise ModelError(
-                "the model's hidden states are not numbers (NaN or infinite): damaged weights, or a dtype too narrow"
-            )
-        return last
+            found = self.body(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+        return found.last_hidden_state[0], batch
+
+
+def _no_number() -> ModelError:
+    return ModelError(
+        "the model's hidden states are not numbers (NaN or infinite): damaged weights, or a dtype too narrow"
+    )
+
+
+def _smaller_budget(error: BaseException, budget: int) -> int | None:
+    """Half the budget after the GPU ran out of memory; None after another error, or with nothing to halve."""
+    if not isinstance(error, torch.OutOfMemoryError) or budget < 2 * LEAST_BUDGET:
+        return None
+    torch.cuda.empty_cache()
+    logger.warning("out of memory on the GPU: going on with %d tokens a batch instead of %d", budget // 2, budget)
+    return budget // 2
 
 
 def check_length(max_length: int, config: Any) -> None:
@@ -244,8 +379,8 @@ def check_length(max_length: int, config: Any) -> None:
 
 def load_decoder(
     folder: Path, head: Head, token_ids: Sequence[int], *, device: str, dtype: str, options: dict[str, Any]
-) -> tuple[Decoder, Tensor | None, dict[str, str]]:
-    """A decoder ready to run, its head's rows, and what it runs on (device, dtype, attention), which is logged.
+) -> tuple[Decoder, Tensor | None]:
+    """A decoder ready to run, and its head's rows; what it runs on is logged.
 
     Args:
         folder: The checkpoint.
@@ -259,29 +394,13 @@ def load_decoder(
         InvalidArgumentError: A device or type that is not there.
         ModelError: Not a causal decoder.
     """
-    chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, chosen_device)
-    budget = options.get("token_budget", DEFAULT_BUDGET.get(chosen_device.type, 4096))
-    name, attend = attention.choose(str(options.get("attention", "auto")), chosen_device, chosen_dtype)
+    where = choose_device(device)
+    chosen = choose_dtype(dtype, where, int8=True)
+    computes_in = choose_dtype("auto", where) if chosen == torch.int8 else chosen
+    name, attend = attention.choose(str(options.get("attention", "auto")), where, computes_in)
     attention.register()
-    weights = load_weights(folder, head, token_ids, chosen_device, chosen_dtype, attention.IMPLEMENTATION)
-    decoder = Decoder(weights, attend, budget)
-    _check_causal(decoder)
-    runs_on = {"device": str(chosen_device), "dtype": str(chosen_dtype).removeprefix("torch."), "attention": name}
-    logger.info("%s on %s in %s, attention: %s, %d tokens a batch", folder.name, *runs_on.values(), budget)
-    return decoder, weights.rows, runs_on
-
-
-def _check_causal(decoder: Decoder) -> None:
-    """A decoder of which every layer can be packed records one pair of keys and values a layer."""
-    recorded: dict[int, tuple[Any, Any]] = {}
-    try:
-        decoder._run([[0, 1]], Layout((2,), keys_values=recorded, record=True))
-    except TypeError as error:
-        raise ModelError(f"{type(decoder.body).__name__} cannot be packed ({error}); use another runtime") from error
-    expected = decoder.config.num_hidden_layers
-    if len(recorded) != expected:
-        raise ModelError(
-            f"{type(decoder.body).__name__} is not a plain causal decoder: {len(recorded)} of {expected} layers have "
-            "attention that can be packed; use another runtime"
-        )
+    weights = load_weights(folder, head, token_ids, where, computes_in, attention.IMPLEMENTATION)
+    budget = options.get("token_budget", DEFAULT_BUDGET.get(where.type, 4096))
+    decoder = Decoder(weights, name, attend, budget, chosen, options.get("compile", "auto"))
+    logger.info("%s on %s in %s, attention: %s, %d tokens a batch", folder.name, where, chosen, name, budget)
+    return decoder, weights.rows

@@ -1,72 +1,99 @@
 """Sequences to batches: nothing is padded, and no batch exceeds a token budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate
 from typing import Any
 
-__all__ = ["WINDOW", "Layout", "batches"]
+__all__ = ["WINDOW", "Layout", "Prefix", "Segment", "reading_order"]
 
 # Candidates come best first. Sorting by length inside windows of this many keeps most of the order, so that stopping
 # early leaves scores on the best ones, and still puts equal lengths side by side.
 WINDOW = 64
 
 
-def batches(lengths: Sequence[int], budget: int, window: int = WINDOW) -> Iterator[list[int]]:
-    """Indices of the sequences, batch by batch; a batch holds at most `budget` tokens, or one longer sequence.
+def reading_order(lengths: Sequence[int], window: int = WINDOW) -> list[int]:
+    """Indices of the sequences in the order to read them: long ones first inside each window.
 
     Args:
         lengths: Tokens of each sequence, in the caller's order.
-        budget: Tokens that a batch may hold.
         window: Sequences among which the order may be changed to put like lengths together.
     """
-    batch: list[int] = []
-    used = 0
+    order: list[int] = []
     for start in range(0, len(lengths), window):
-        for index in sorted(range(start, min(start + window, len(lengths))), key=lambda i: (-lengths[i], i)):
-            if batch and used + lengths[index] > budget:
-                yield batch
-                batch, used = [], 0
-            batch.append(index)
-            used += lengths[index]
-    if batch:
-        yield batch
+        order += sorted(range(start, min(start + window, len(lengths))), key=lambda i: (-lengths[i], i))
+    return order
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How the rows of one packed batch divide into sequences: end to end, each with positions of its own.
+@dataclass(eq=False)
+class Prefix:
+    """Tokens that stand before several sequences; computed by the first batch that needs them, then shared.
 
     Attributes:
-        lengths: Tokens of each sequence.
-        prefix: Tokens that stand before each sequence without being in the batch; their keys and values are shared.
-        keys_values: For each layer the prefix's keys and values (1, heads, prefix, size); filled by the prefix's pass.
-        record: Whether this is the prefix's pass.
-        scratch: What the attention function works out once for all layers.
+        ids: The tokens.
+        keys_values: For each layer their keys and values, (tokens, heads, size) each; empty until computed.
     """
 
-    lengths: tuple[int, ...]
-    prefix: int = 0
+    ids: Sequence[int]
     keys_values: dict[int, tuple[Any, Any]] = field(default_factory=dict)
-    record: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One run of rows in a packed batch.
+
+    Attributes:
+        ids: Its tokens.
+        after: The prefix whose tokens it sees before its own.
+        computes: The prefix that it is, where its keys and values are to be kept; such a segment has no result.
+    """
+
+    ids: Sequence[int]
+    after: Prefix | None = None
+    computes: Prefix | None = None
+
+
+@dataclass(eq=False)
+class Layout:
+    """How the rows of one packed batch divide: segments end to end, each with positions of its own.
+
+    Attributes:
+        segments: In the order of their rows; a prefix that is computed here stands before the segments that need it.
+        scratch: What the attention functions work out once for all layers.
+    """
+
+    segments: Sequence[Segment]
     scratch: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
-    def groups(self) -> list[tuple[int, int]]:
-        """Runs of sequences of the same length: (how many, length)."""
-        return [(len(list(run)), length) for length, run in groupby(self.lengths)]
+    def starts(self) -> list[int]:
+        """First row of each segment, and the number of rows."""
+        return [0, *accumulate(len(s.ids) for s in self.segments)]
+
+    @cached_property
+    def results(self) -> list[int]:
+        """Segments whose last token's state is wanted."""
+        return [i for i, s in enumerate(self.segments) if s.computes is None]
 
     @property
     def last_rows(self) -> list[int]:
-        """Row of each sequence's last token."""
-        ends, total = [], 0
-        for length in self.lengths:
-            total += length
-            ends.append(total - 1)
-        return ends
+        """Row of the last token of each segment that has a result."""
+        return [self.starts[i + 1] - 1 for i in self.results]
+
+    @property
+    def ids(self) -> list[int]:
+        """Tokens of all rows."""
+        return [token for s in self.segments for token in s.ids]
 
     @property
     def positions(self) -> list[int]:
         """Position of every row within its sequence, prefix included."""
-        return [self.prefix + i for length in self.lengths for i in range(length)]
+        return [i for s in self.segments for i in range(_before(s), _before(s) + len(s.ids))]
+
+
+def _before(segment: Segment) -> int:
+    return len(segment.after) if segment.after else 0

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qwen3_rag.arguments import NOTHING, at_least, check_query, text_list
 from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.named import NamedModel
 from qwen3_rag.models.runtimes import NEVER, Reading, RerankRuntime, Until
 from qwen3_rag.progress import progress
@@ -143,6 +144,10 @@ class Reranker(NamedModel[RerankRuntime]):
         back = [places.setdefault(text, len(places)) for text in texts]
         found = self._read([(query, text) for text in places], instruction, Until(deadline, cancel), show_progress)
         return Reading(found.log_odds[back], found.stage[back], found.truncated, found.stopped)
+
+    async def aread(self, query: str, documents: Sequence[str], **options: Any) -> Reading:
+        """`read` in a thread of its own; a task that is cancelled leaves the queue."""
+        return await in_thread(self.read, query, documents, **options)
 
     def _read(self, pairs: Sequence[tuple[str, str]], instruction: str | None, until: Until, show: bool) -> Reading:
         sentence = resolve_instruction(instruction, self.instructions, self.instruction)

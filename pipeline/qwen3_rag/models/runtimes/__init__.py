@@ -79,7 +79,7 @@ def planned(model: Planned) -> dict[str, str]:
     from qwen3_rag.models import attention, decoder
 
     device = decoder.choose_device(model.device)
-    dtype = decoder.choose_dtype(model.dtype, device)
+    dtype = decoder.choose_dtype(model.dtype, device, int8=model.runtime == "native")
     name = {"transformers": "sdpa"}.get(model.runtime, model.runtime)
     if model.runtime == "native":
         name, _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
@@ -89,7 +89,9 @@ def planned(model: Planned) -> dict[str, str]:
 class Loaded(Protocol):
     """A model that is loaded."""
 
-    runs_on: dict[str, str]
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype, attention and the like, in words."""
 
 
 class RerankRuntime(Loaded, Protocol):

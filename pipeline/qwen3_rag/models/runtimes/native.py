@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
@@ -85,10 +84,15 @@ class NativeReranker:
         tokens = Tokens(folder)
         head, ids = direction_of(folder, tokens)
         self.input = RerankInput(tokens, max_length)
-        self.decoder, rows, self.runs_on = load_decoder(folder, head, ids, device=device, dtype=dtype, options=options)
+        self.decoder, rows = load_decoder(folder, head, ids, device=device, dtype=dtype, options=options)
         check_length(max_length, self.decoder.config)
         assert rows is not None
-        self.direction = rows[1] - rows[0] if head == "causal" else rows[0]
+        self.direction = (rows[1] - rows[0] if head == "causal" else rows[0]).cpu().numpy()
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype, attention, and whether the layers are compiled."""
+        return self.decoder.runs_on
 
     def read(
         self,
@@ -126,7 +130,7 @@ class NativeReranker:
         progress: Progress | None,
     ) -> None:
         for batch, states in self.decoder.last_states(sequences, prefix, until):
-            into[[indices[i] for i in batch]] = (states @ self.direction).cpu().numpy()
+            into[[indices[i] for i in batch]] = states @ self.direction
             if progress:
                 progress(len(batch))
 
@@ -142,9 +146,14 @@ class NativeEmbedder:
         self.tokens = Tokens(folder)
         self.end = self.tokens.token_id(END_OF_TEXT)
         self.max_length = max_length
-        self.decoder, _, self.runs_on = load_decoder(folder, "none", (), device=device, dtype=dtype, options=options)
+        self.decoder, _ = load_decoder(folder, "none", (), device=device, dtype=dtype, options=options)
         check_length(max_length, self.decoder.config)
         self.dimensions = matryoshka(int(self.decoder.config.hidden_size), dimensions)
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype, attention, and whether the layers are compiled."""
+        return self.decoder.runs_on
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; a query that does not fit is an error, never cut."""
@@ -196,7 +205,8 @@ def matryoshka(full: int, wanted: int | None) -> int:
     return wanted
 
 
-def unit_rows(states: torch.Tensor, dimensions: int) -> Float32:
-    """First `dimensions` values of each row, scaled to length one, in float32."""
-    cut = torch.nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
-    return cut.cpu().numpy().astype(np.float32, copy=False)
+def unit_rows(states: Float32, dimensions: int) -> Float32:
+    """First `dimensions` values of each row, scaled to length one."""
+    cut = states[:, :dimensions]
+    unit: Float32 = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
+    return unit

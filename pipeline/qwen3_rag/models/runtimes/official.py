@@ -114,7 +114,7 @@ class OfficialEmbedder:
         for chunk in _chunks(len(ids), self.batch_size):
             with torch.inference_mode():
                 states = self.model(**_left_padded([ids[i] for i in chunk], self.end, self.device)).last_hidden_state
-            rows[list(chunk)] = unit_rows(states[:, -1], self.dimensions)
+            rows[list(chunk)] = unit_rows(states[:, -1].float().cpu().numpy(), self.dimensions)
             if progress:
                 progress(len(chunk))
         return rows

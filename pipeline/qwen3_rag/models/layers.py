@@ -1,0 +1,172 @@
+"""What is done to a stock decoder's layers once it is loaded: last tokens only, packed weights, compiled code."""
+
+import copy
+import os
+import shutil
+import types
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qwen3_rag.errors import ModelError
+from qwen3_rag.models import attention, blockwise, linear
+
+__all__ = [
+    "LastTokens",
+    "can_compile",
+    "compile_layers",
+    "compiled_attention",
+    "last_tokens_only",
+    "prepare",
+    "uncompile_layers",
+]
+
+PARTS = ("input_layernorm", "self_attn")
+MANY_KEYS = 5000
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class _NoQueries(nn.Module):
+    """In the place of a projection whose result is not looked at."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros of the shape wanted, without the memory."""
+        return x.new_zeros(1).expand(*x.shape[:-1], self.features)
+
+
+class LastTokens(nn.Module):
+    """A model's last layer, which needs keys and values of all tokens and everything else of the last ones only.
+
+    The stock layer is called twice: its attention without query and output projections, on all rows, for the keys and
+    values, which our attention function keeps; then whole, on the last rows.
+
+    Args:
+        layer: The stock decoder layer.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        twin: Any = copy.copy(layer.self_attn)
+        twin._modules = dict(twin._modules)
+        twin.q_proj = _NoQueries(layer.self_attn.q_proj.out_features)
+        twin.o_proj = nn.Identity()
+        self._key_values = (twin,)  # a tuple, so that its weights are not listed twice
+
+    def forward(self, hidden_states: Tensor, position_embeddings: Any = None, **options: Any) -> Tensor:
+        """(1, T, hidden) to (1, n, hidden): one row for each sequence that has a result."""
+        batch = attention.current()
+        batch.stage = "keys"
+        layer: Any = self.layer
+        normed = layer.input_layernorm(hidden_states)
+        self._key_values[0](hidden_states=normed, position_embeddings=position_embeddings, **options)
+        batch.stage = "last"
+        rows = torch.tensor(batch.layout.last_rows, device=hidden_states.device)
+        last = hidden_states.index_select(1, rows)
+        cos, sin = position_embeddings
+        options.pop("position_ids", None)
+        found: Tensor = layer(
+            last, position_embeddings=(cos.index_select(1, rows), sin.index_select(1, rows)), **options
+        )
+        return found
+
+
+def last_tokens_only(body: nn.Module) -> bool:
+    """Let the last layer compute only what the last tokens need; False where its parts are not named as expected."""
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not all(hasattr(layers[-1], part) for part in PARTS):
+        return False
+    if not all(hasattr(layers[-1].self_attn, name) for name in PROJECTIONS):
+        return False
+    layers[-1] = LastTokens(layers[-1])
+    return True
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile can make code for a device here."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return False
+
+
+def prepare(body: nn.Module, dtype: torch.dtype) -> None:
+    """Do to a loaded decoder whatever pays without compiling.
+
+    Args:
+        body: A decoder whose attention is ours.
+        dtype: What was asked for; int8 quantises the linear layers.
+    """
+    on_cpu = next(body.parameters()).device.type == "cpu"
+    if dtype == torch.int8:
+        linear.replace_linears(_layers(body), linear.Int8Linear)
+    elif on_cpu and dtype == torch.bfloat16:
+        linear.replace_linears(_layers(body), linear.PackedLinear)
+    last_tokens_only(body)
+
+
+def _layers(body: nn.Module) -> nn.ModuleList:
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelError(f"{type(body).__name__} has no list of layers; expected a decoder such as Qwen3's")
+    return layers
+
+
+def compile_layers(body: nn.Module) -> None:
+    """Compile the layers, as one graph that all of them share and that serves every length."""
+    own: dict[Any, Any] = {}
+    for layer in _inner(body):
+        forward = type(layer).forward
+        own.setdefault(forward, _code_of_its_own(forward))
+        layer.forward = torch.compile(types.MethodType(own[forward], layer), dynamic=True, fullgraph=True)
+
+
+def uncompile_layers(body: nn.Module) -> None:
+    """Undo `compile_layers`."""
+    for layer in _inner(body):
+        layer.__dict__.pop("forward", None)
+
+
+def compiled_attention(dtype: torch.dtype) -> attention.Attention:
+    """The attention by products and a softmax, the softmax compiled, for scores of a type on the CPU."""
+    compiled = _compiled(blockwise.softmax)
+
+    def softmax(scores: Tensor, seen: Tensor, scale: float) -> Tensor:
+        # Sizes of one are compiled apart.
+        return (blockwise.softmax if min(scores.shape) < 2 else compiled)(scores, seen, scale)
+
+    # The compiler's code for many keys is another than for few: both are made now.
+    with torch.inference_mode():
+        for keys in (300, MANY_KEYS):
+            softmax(torch.zeros(40, keys, dtype=dtype), torch.zeros(40, dtype=torch.int64), 0.1)
+    return partial(blockwise.blockwise, inner=partial(blockwise.written_out, softmax=softmax))
+
+
+def _inner(body: nn.Module) -> list[nn.Module]:
+    return [layer.layer if isinstance(layer, LastTokens) else layer for layer in _layers(body)]
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return compiled
+
+
+def _code_of_its_own(function: Any) -> Any:
+    """A copy. torch.compile counts and keeps what it has compiled by code object, which other models may share."""
+    code = function.__code__.replace()
+    made = types.FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made

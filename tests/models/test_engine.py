@@ -1,0 +1,214 @@
+"""The native engine: compiled or not, in 8 bits or 32, alone or crowded, the scores stay the model's."""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, save_model
+from qwen3_rag import Embedder, Reranker
+from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
+from qwen3_rag.models import decoder, layers
+from qwen3_rag.models.layers import LastTokens
+
+TEXTS = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
+QUERIES = [json.loads(line)["text"] for line in (ROOT / "data/demo/queries.jsonl").read_text("utf-8").splitlines()]
+needs_compiler = pytest.mark.skipif(
+    not layers.can_compile(torch.device("cpu")), reason="needs a C++ compiler, by which torch.compile makes CPU code"
+)
+
+
+@pytest.fixture(scope="module")
+def eager(tiny_reranker: Path) -> Reranker:
+    return Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False})
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_reranker: Path) -> Reranker:
+    return Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": True, "token_budget": 700})
+
+
+@needs_compiler
+def test_compiled_scores_are_the_same_and_no_length_compiles_again(eager: Reranker, compiled: Reranker) -> None:
+    assert compiled.loaded.runs_on["compiled"] == "yes"
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for query, documents in (
+            (QUERIES[0], TEXTS[:30]),
+            (QUERIES[1] * 9, TEXTS[30:60]),
+            ("q", ["a"]),
+            ("q", ["", "b"]),
+            ("long", ["\n".join(TEXTS[:40]), *TEXTS[:3]]),
+        ):
+            expected = eager.log_odds(query, documents)
+            np.testing.assert_allclose(compiled.log_odds(query, documents), expected, atol=1e-4, rtol=0)
+        compiled.predict([(query, TEXTS[i]) for i, query in enumerate(QUERIES[:20])])
+
+
+@needs_compiler
+def test_an_embedder_of_another_shape_is_compiled_beside_it(tmp_path: Path, tokenizer_json: str) -> None:
+    folder = save_model(tmp_path, "embedding", tokenizer=tokenizer_json, layers=2)
+    plain = Embedder(str(folder), dtype="float32", runtime_options={"compile": False}).encode_document(TEXTS[:20])
+    made = Embedder(str(folder), dtype="float32", runtime_options={"compile": True})
+    made.loaded.embed_documents(["x"])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for texts in (TEXTS[:20], [""], ["a", ""]):
+            made.encode_document(texts)
+        np.testing.assert_allclose(made.encode_document(TEXTS[:20]), plain, atol=1e-5)
+
+
+@needs_compiler
+def test_auto_compiles_once_it_has_worked_long_enough_and_nobody_is_in_a_hurry(
+    tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 300})
+    before = reranker.log_odds("q", TEXTS[:8])
+    assert reranker.runs_on["compiled"] == "no"
+    monkeypatch.setattr(decoder, "COMPILE_AFTER", 0.0)
+    reranker.read("q", TEXTS[:8], deadline=time.monotonic() + 60)
+    assert reranker.runs_on["compiled"] == "no"
+    np.testing.assert_allclose(reranker.log_odds("q", TEXTS[:8]), before, atol=1e-4)
+    assert reranker.runs_on["compiled"] == "yes"
+
+
+def test_a_compiler_that_fails_costs_speed_only(
+    tiny_reranker: Path, eager: Reranker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(layers, "can_compile", lambda _: True)
+    monkeypatch.setattr(layers, "compile_layers", broken)
+    monkeypatch.setattr(decoder, "COMPILE_AFTER", -1.0)
+    with caplog.at_level(logging.WARNING, "qwen3_rag"):
+        found = Reranker(str(tiny_reranker), dtype="float32").log_odds("q", TEXTS[:5])
+    assert "not compiled" in caplog.text
+    assert "no such instruction" in caplog.text
+    np.testing.assert_allclose(found, eager.log_odds("q", TEXTS[:5]), atol=1e-4)
+    with pytest.raises(ModelError, match=r"cannot be compiled here.*no such instruction"):
+        Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": True}).log_odds("q", ["a"])
+
+
+def test_without_a_compiler_it_works_uncompiled(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(decoder, "COMPILE_AFTER", -1.0)
+    reranker = Reranker(str(tiny_reranker), dtype="float32")
+    assert np.isfinite(reranker.log_odds("q", TEXTS[:3])).all()
+    assert reranker.runs_on["compiled"] == "no"
+
+
+def test_the_last_layer_computes_only_the_last_tokens(eager: Reranker) -> None:
+    rows: list[int] = []
+    body = eager.loaded.decoder.body
+    assert isinstance(body.layers[-1], LastTokens)
+    inner = body.layers[-1].layer
+    modules = (inner.mlp, inner.self_attn.q_proj, body.layers[0].mlp)
+    hooks = [m.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1])) for m in modules]
+    try:
+        eager.log_odds("q", TEXTS[:6])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert rows[0] > 300, "the first layer sees every token"
+    assert rows[1:] == [6, 6]
+
+
+def test_16_callers_at_once_get_the_serial_results(eager: Reranker) -> None:
+    jobs = [(QUERIES[i], TEXTS[i : i + 12]) for i in range(16)]
+    serial = [eager.log_odds(*job) for job in jobs]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda job: eager.log_odds(*job), jobs))
+    for a, b in zip(found, serial, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
+
+
+async def test_async_callers_share_the_queue_and_a_cancelled_task_leaves_it(eager: Reranker) -> None:
+    serial = eager.log_odds(QUERIES[0], TEXTS[:20])
+    tasks = [asyncio.create_task(eager.aread(QUERIES[0], TEXTS[:20])) for _ in range(16)]
+    doomed = asyncio.create_task(eager.aread("doomed", TEXTS * 20))
+    await asyncio.sleep(0.05)
+    doomed.cancel()
+    for reading in await asyncio.gather(*tasks):
+        np.testing.assert_allclose(reading.log_odds, serial, atol=1e-4, rtol=0)
+    with pytest.raises(asyncio.CancelledError):
+        await doomed
+    for _ in range(100):
+        if len(eager.loaded.decoder.queue) == 0:
+            break
+        await asyncio.sleep(0.05)
+    assert len(eager.loaded.decoder.queue) == 0
+
+
+def test_cancelling_keeps_what_is_read_best_candidates_first(tiny_reranker: Path) -> None:
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 400})
+    cancel = threading.Event()
+    queue = reranker.loaded.decoder.queue
+    run = queue._run
+
+    def counted(pieces: list[object]) -> object:
+        found = run(pieces)  # type: ignore[arg-type]
+        cancel.set()
+        return found
+
+    queue._run = counted  # type: ignore[assignment]
+    reading = reranker.read("q", TEXTS[:200], cancel=cancel)
+    assert reading.stopped == "cancelled"
+    assert 0 < reading.read.sum() < 64
+    assert set(np.flatnonzero(reading.read)) <= set(range(64)), "the first window is read first"
+
+
+def test_int8_ranks_as_float32_does(tiny_reranker: Path, eager: Reranker) -> None:
+    quantised = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": False})
+    found, expected = quantised.log_odds(QUERIES[0], TEXTS[:60]), eager.log_odds(QUERIES[0], TEXTS[:60])
+    assert quantised.runs_on["dtype"] == "int8"
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert not np.array_equal(found, Reranker(str(tiny_reranker)).log_odds(QUERIES[0], TEXTS[:60])), "it is used"
+
+
+@needs_compiler
+def test_int8_compiled_is_int8(tiny_reranker: Path) -> None:
+    plain = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": False})
+    made = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": True})
+    found, expected = made.log_odds(QUERIES[0], TEXTS[:60]), plain.log_odds(QUERIES[0], TEXTS[:60])
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+
+
+def test_int8_elsewhere_is_an_error(tiny_reranker: Path) -> None:
+    with pytest.raises(UnknownNameError, match="int8 is for the native runtime on a CPU"):
+        Reranker(str(tiny_reranker), dtype="int8", runtime="transformers").log_odds("q", ["a"])
+
+
+def test_weights_are_let_go_with_the_model(tiny_reranker: Path) -> None:
+    import gc
+
+    from qwen3_rag.models import linear
+
+    gc.collect()
+    before = len(linear._modules)
+    reranker = Reranker(str(tiny_reranker), dtype="bfloat16", runtime_options={"compile": False})
+    reranker.log_odds("q", ["a"])
+    assert len(linear._modules) > before
+    reranker.unload()
+    gc.collect()
+    assert len(linear._modules) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": "yes"}, "compile is 'yes'; expected 'auto', True or False"),
+        ({"token_budget": 0}, "token_budget is 0"),
+        ({"attention": "fast"}, "unknown attention 'fast'"),
+        ({"budget": 3}, "unknown option of runtime 'native' 'budget'"),
+    ],
+)
+def test_wrong_options_are_errors_at_once(tiny_reranker: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        Reranker(str(tiny_reranker), runtime_options=options)
