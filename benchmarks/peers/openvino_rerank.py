@@ -1,4 +1,4 @@
-"""Peer: OpenVINO on the CPU, the reranker converted from PyTorch on the spot; last tokens only, no padding attended.
+"""Peer: OpenVINO on the CPU, the reranker converted from PyTorch on the spot; last tokens only.
 
 `openvino` is enough; `--weights int8` compresses the weights and needs `nncf`. Sequences are padded on the right, which
 causal attention never looks at, so no mask is needed; the answer is the last token's state times W_yes − W_no.
@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 
 def causal(module: Any, q: Any, k: Any, v: Any, mask: Any, **_: Any) -> tuple[Any, None]:
     """Attention without any mask but the causal one: one fused operation after the conversion."""
-    k, v = (torch.repeat_interleave(x, module.num_key_value_groups, dim=1) for x in (k, v))
+    k, v = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (k, v))
     found = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=module.scaling)
     return found.transpose(1, 2), None
 
@@ -32,8 +32,7 @@ class LogOdds(torch.nn.Module):
     def forward(self, ids: Any, last: Any) -> Any:
         """As the class says."""
         states = self.body(input_ids=ids, use_cache=False).last_hidden_state
-        index = last[:, None, None].expand(-1, 1, states.shape[2])
-        return states.gather(1, index)[:, 0].float() @ self.direction
+        return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0].float() @ self.direction
 
 
 def converted(given: Any, no_yes: list[int]) -> Any:
@@ -47,8 +46,8 @@ def converted(given: Any, no_yes: list[int]) -> Any:
         import nncf
 
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
-    hints = {"INFERENCE_PRECISION_HINT": given.precision, "INFERENCE_NUM_THREADS": given.threads}
-    hints |= {"PERFORMANCE_HINT": "LATENCY", "DYNAMIC_QUANTIZATION_GROUP_SIZE": given.group_size}
+    hints = {"INFERENCE_PRECISION_HINT": given.precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": given.group_size}
+    hints |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": given.threads}
     return ov.Core().compile_model(graph, "CPU", hints)
 
 
