@@ -3,6 +3,7 @@
 import importlib
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, one_of
@@ -66,12 +67,16 @@ class NamedModel(Generic[Running]):
         found = find(self.kind, self.runtime)
         make = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{found.module}"), found.name)
         options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
-        folder = self.source.folder()
-        self.revision = self.source.revision_of(folder)
+        place: tuple[Any, ...] = (self.runtime, self.source) if found.remote else (self._fetched(),)
         loaded: Running = make(
-            folder, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **further
+            *place, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **further
         )
         return loaded
+
+    def _fetched(self) -> Path:
+        folder = self.source.folder()
+        self.revision = self.source.revision_of(folder)
+        return folder
 
     def unload(self) -> None:
         """Let the weights go; the next use loads them again."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from qwen3_rag.arguments import ATTENTION, at_least, one_of
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
+from qwen3_rag.models.runtimes.address import check_url
 
 __all__ = ["RUNTIMES", "Runtime", "check_options", "find"]
 
@@ -23,12 +24,14 @@ class Runtime:
         name: Class in the module.
         options: Name of an option to the function that checks its value.
         further: Whether it takes options beside these, checked when it is loaded.
+        remote: Whether it takes a server's URL and the model's name in place of a folder with weights.
     """
 
     module: str
     name: str
     options: Mapping[str, Check]
     further: bool = False
+    remote: bool = False
 
 
 def _count(value: Any, name: str) -> object:
@@ -65,9 +68,44 @@ def _model_kwargs(value: Any, name: str) -> object:
     return value
 
 
+def _seconds(value: Any, name: str) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InvalidArgumentError(f"{name} is {value!r}; expected seconds above 0")
+    return value
+
+
+def _retries(value: Any, name: str) -> object:
+    return at_least(value, 0, name)
+
+
+def _flag(value: Any, name: str) -> object:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} is {value!r}; expected True or False")
+    return value
+
+
+def _name(value: Any, name: str) -> object:
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError(f"{name} is {value!r}; expected a name")
+    return value
+
+
+def _endpoint(value: Any, name: str) -> object:
+    return one_of(value, ("auto", "classify", "score", "rerank"), name)
+
+
 _NATIVE = {"attention": _attention, "compile": _compile, "token_budget": _count, "hub": _hub}
 _BATCHED = {"batch_size": _count, "hub": _hub}
 _LIBRARY = {**_BATCHED, "backend": _backend, "model_kwargs": _model_kwargs}
+_SERVER = {
+    "api_key_env": _name,
+    "batch_size": _count,
+    "hub": _hub,
+    "probe": _flag,
+    "retries": _retries,
+    "served_name": _name,
+    "timeout": _seconds,
+}
 RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
     {
         "embedder": {
@@ -84,17 +122,28 @@ RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
         },
     }
 )
+# A runtime's name that is a server's URL.
+SERVERS: Mapping[Kind, Runtime] = MappingProxyType(
+    {
+        "embedder": Runtime("server", "ServerEmbedder", _SERVER, remote=True),
+        "reranker": Runtime("server", "ServerReranker", {**_SERVER, "endpoint": _endpoint}, remote=True),
+    }
+)
 
 
 def find(kind: Kind, name: object) -> Runtime:
-    """A runtime by name.
+    """A runtime by name, or by a server's URL.
 
     Raises:
         UnknownNameError: There is none of that name for this kind of model.
+        InvalidArgumentError: The URL is none, or holds a password.
     """
     known = RUNTIMES[kind]
+    if isinstance(name, str) and "://" in name:
+        check_url(name)
+        return SERVERS[kind]
     if not isinstance(name, str) or name not in known:
-        raise UnknownNameError(f"{kind} runtime", name, list(known))
+        raise UnknownNameError(f"{kind} runtime", name, list(known), "Or a server's URL, http://host:port.")
     return known[name]
 
 

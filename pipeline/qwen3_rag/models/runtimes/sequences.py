@@ -1,14 +1,10 @@
-"""What runtimes share that take token ids from outside the native engine: pairs as sequences, states as unit rows."""
+"""Pairs as whole sequences of token ids, for runtimes that are handed ids."""
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qwen3_rag.models.runtimes import Float32
 from qwen3_rag.models.runtimes.native import RerankInput
 
-__all__ = ["pair_ids", "unit"]
+__all__ = ["pair_ids"]
 
 
 def pair_ids(
@@ -26,10 +22,3 @@ def pair_ids(
         sequences.append(heads[query] + rest[0])
         truncated += cut
     return sequences, truncated
-
-
-def unit(states: NDArray[np.floating], dimensions: int) -> Float32:
-    """First `dimensions` values of each row, scaled to length one."""
-    cut = states[:, :dimensions].astype(np.float32)
-    scaled: Float32 = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
-    return scaled

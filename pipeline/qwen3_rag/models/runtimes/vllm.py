@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
 from qwen3_rag.models.decoder import choose_dtype
 from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids
-from qwen3_rag.models.runtimes.sequences import pair_ids, unit
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
+from qwen3_rag.models.runtimes.sequences import pair_ids
 from qwen3_rag.models.tokens import Tokens
 
 __all__ = ["VllmEmbedder", "VllmReranker"]
@@ -203,7 +203,7 @@ class VllmEmbedder:
         """Unit rows of token ids without their end token."""
         rows = np.empty((len(sequences), self.dimensions), dtype=np.float32)
         for part, states in self.engine.rows([[*ids, self.end] for ids in sequences]):
-            rows[list(part)] = unit(states, self.dimensions)
+            rows[list(part)] = unit_rows(states, self.dimensions)
             if progress:
                 progress(len(part))
         return rows

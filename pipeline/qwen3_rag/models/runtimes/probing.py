@@ -1,0 +1,207 @@
+"""The probe that finds out which way of asking a server understands, and whether it was started rightly.
+
+A reranking server may want the model's template in the texts, or put it there itself; it may have been started
+without it, and then its answers look right and are not. So each way is tried on fixed pairs whose order is beyond
+doubt, and only one that puts every right document first is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import ModelError
+from qwen3_rag.models.runtimes import Float32
+from qwen3_rag.models.runtimes.client import RefusedError
+from qwen3_rag.models.runtimes.forms import TEXT_FORMS, Form, IdForm, TextForm, log_odds_of
+from qwen3_rag.models.runtimes.served import Served
+from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, RERANK_PREFIX, RERANK_SUFFIX, rerank_query
+
+__all__ = ["DEFAULT", "PROBES", "START", "Chosen", "choose", "wrong_queries"]
+
+DEFAULT = INSTRUCTIONS[DEFAULT_INSTRUCTION]
+OTHER = "Given a bill of lading, name the port of departure"
+# Relative difference below which two scores are one; 16-bit models repeat themselves no better.
+SAME = 2e-3
+START = (
+    "Start it for reranking; with vLLM: vllm serve MODEL --runner pooling --convert classify --hf-overrides "
+    '\'{"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax", "num_labels": 1}\' '
+    "(without --hf-overrides for a one-label classifier). It needs no --chat-template, for this package sends the "
+    "template; a server that adds one itself must add exactly the model card's"
+)
+# Query, the document that answers it, and two that do not.
+PROBES: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "What is the capital of China?",
+        "The capital of China is Beijing.",
+        "Gravity is a force that attracts two bodies towards each other.",
+        "Butter is made by churning cream until the fat separates.",
+    ),
+    (
+        "How do I bake bread at home?",
+        "To bake bread at home, knead flour, water, salt and yeast, let the dough rise, and bake it.",
+        "The Second World War ended in 1945.",
+        "The stock exchange closed lower after the bank raised interest rates.",
+    ),
+    (
+        "What causes ocean tides?",
+        "Ocean tides are caused by the gravitational pull of the moon and the sun.",
+        "Chess is played on a board of sixty-four squares.",
+        "Lists in Python are written in square brackets.",
+    ),
+    (
+        "Quelle est la hauteur du mont Blanc ?",
+        "Le mont Blanc culmine à environ 4 806 mètres d'altitude.",
+        "Le violon est un instrument à quatre cordes.",
+        "Les abeilles produisent du miel à partir du nectar des fleurs.",
+    ),
+    (
+        "Wann wurde die Berliner Mauer gebaut?",
+        "Die Berliner Mauer wurde am 13. August 1961 errichtet.",
+        "Der Igel hält im Winter Winterschlaf.",
+        "Kartoffeln werden in Salzwasser gekocht.",
+    ),
+    (
+        "珠穆朗玛峰有多高？",
+        "珠穆朗玛峰的海拔约为8848.86米，是世界最高峰。",
+        "钢琴是一种键盘乐器。",
+        "牛奶富含蛋白质和钙。",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The way of asking that a server understands.
+
+    Attributes:
+        form: The way.
+        probabilities: Whether the answers are probabilities rather than log-odds.
+        instructed: Whether an instruction has an effect.
+        exact: Whether the server says it read as many tokens as the whole template has.
+        margin: Log-odds between right and best wrong document, at the closest query.
+    """
+
+    form: Form
+    probabilities: bool
+    instructed: bool
+    exact: bool
+    margin: float
+
+    def log_odds(self, values: Float32) -> Float32:
+        """Log-odds of the server's numbers."""
+        return log_odds_of(values) if self.probabilities else values
+
+
+def choose(served: Served, endpoint: str, probe: bool) -> Chosen:
+    """Find the way of asking that ranks every fixed pair right.
+
+    Token ids come first, which no template can spoil. Of several ways with texts the one wins that makes the server
+    read the right number of tokens. Where it does not say, its own template goes first: a template twice ranks easy
+    pairs right as well, with other scores, while a model without any template fails on some of them.
+
+    Args:
+        served: The server.
+        endpoint: "auto", or "classify", "score" or "rerank" alone.
+        probe: False takes the first way that is answered at all.
+
+    Raises:
+        ModelError: None does; says how to start the server.
+    """
+    failures: list[str] = []
+    if served.rerank_input and endpoint in ("auto", "classify"):
+        found = _tried(served, IdForm(served.rerank_input), probe, failures)
+        if found:
+            return found
+    forms = [form for form in TEXT_FORMS if endpoint in ("auto", form.endpoint)]
+    if forms and probe and _symmetric(served, forms[-1]):
+        raise ModelError(
+            f"the server {served.client.url} gives the same scores when query and document change places: it compares "
+            f"embeddings; expected a reranker. {START}"
+        )
+    passed = [found for form in forms if (found := _tried(served, form, probe, failures))]
+    if passed:
+        return (
+            max(passed, key=lambda found: (found.exact, not found.form.template, found.margin)) if probe else passed[0]
+        )
+    if endpoint == "classify" and not served.rerank_input:
+        failures.append(f"endpoint='classify' needs the tokenizer of {served.model!r}, which is not on this machine")
+    raise ModelError(
+        f"the server {served.client.url} cannot be used as a reranker: {'; '.join(dict.fromkeys(failures))}. {START}"
+    )
+
+
+def _tried(served: Served, form: Form, probe: bool, failures: list[str]) -> Chosen | None:
+    """A way, tried on the fixed pairs; None, and the reason added, if it is refused or ranks wrong."""
+    try:
+        found, chosen = _measured(served, form)
+    except RefusedError as error:
+        if isinstance(form, TextForm) and not form.plain:
+            return _tried(served, replace(form, plain=True), probe, failures)
+        failures.append(f"{form.name}: {error}")
+        return None
+    wrong = wrong_queries(found)
+    if wrong and probe:
+        failures.append(
+            f"{form.name}: it ranks {len(wrong)} of {len(PROBES)} fixed queries wrong, such as {wrong[0]!r}"
+        )
+        return None
+    return chosen
+
+
+def _measured(served: Served, form: Form) -> tuple[Float32, Chosen]:
+    """Scores (queries, 3) of the fixed pairs, the right document first; and what they tell."""
+    rows = []
+    for query, *documents in PROBES:
+        rows.append(form.ask(served, DEFAULT, query, documents).values)
+    values = np.stack(rows)
+    probabilities = bool(((values >= 0) & (values <= 1)).all())
+    log_odds = log_odds_of(values) if probabilities else values
+    chosen = Chosen(
+        form, probabilities, _instructed(served, form, values[0]), _exact(served, form), float(_margins(log_odds).min())
+    )
+    return log_odds, chosen
+
+
+def _margins(log_odds: NDArray[np.floating]) -> NDArray[np.floating]:
+    margins: NDArray[np.floating] = log_odds[:, 0] - log_odds[:, 1:].max(axis=1)
+    return margins
+
+
+def wrong_queries(scores: NDArray[np.floating]) -> list[str]:
+    """Queries of the fixed pairs whose answer is not first, given scores (queries, 3)."""
+    return [probe[0] for probe, margin in zip(PROBES, _margins(scores), strict=True) if not margin > 0]
+
+
+def _instructed(served: Served, form: Form, before: Float32) -> bool:
+    """Whether another instruction moves the first query's scores."""
+    if form.template:
+        return True
+    query, *documents = PROBES[0]
+    return not np.allclose(before, form.ask(served, OTHER, query, documents).values, rtol=SAME, atol=0)
+
+
+def _exact(served: Served, form: Form) -> bool:
+    """Whether the server read as many tokens for a pair as it has with the whole template."""
+    query, document = PROBES[0][:2]
+    read = form.ask(served, DEFAULT, query, [document]).tokens_read
+    whole = f"{RERANK_PREFIX}{rerank_query(DEFAULT, query)} {document}{RERANK_SUFFIX}"
+    if served.tokens:
+        return read == len(served.tokens.encode_control(whole))
+    found = served.tokenized(whole)
+    return found is not None and read == len(found["tokens"])
+
+
+def _symmetric(served: Served, form: Form) -> bool:
+    """Whether query and document may change places without effect, in pairs that fit and pairs that do not."""
+    query, right, other, _ = PROBES[0]
+
+    def both_ways(one: str, two: str) -> Sequence[float]:
+        return [float(form.ask(served, "", a, [b]).values[0]) for a, b in ((one, two), (two, one))]
+
+    try:
+        found = np.array([both_ways(query, right), both_ways(query, other), both_ways(right, other)])
+    except RefusedError:
+        return False
+    return bool(np.allclose(found[:, 0], found[:, 1], rtol=SAME, atol=0))

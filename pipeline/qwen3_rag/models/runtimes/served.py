@@ -1,0 +1,183 @@
+"""A model that a server runs: its name there, its limits, and its tokenizer if this machine happens to have it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
+from qwen3_rag.models.runtimes.client import Client, RefusedError
+from qwen3_rag.models.runtimes.native import RerankInput
+from qwen3_rag.models.runtimes.neutral import neutral_text, spelling
+from qwen3_rag.models.sources import Source
+from qwen3_rag.models.tokens import Tokens, well_formed
+
+__all__ = ["Served"]
+
+SAMPLE = "Tides, 潮汐 and المد: f(x) = 2 * x\n\n"
+logger = logging.getLogger("qwen3_rag")
+
+
+class Served:
+    """A server and the model asked of it.
+
+    Args:
+        url: The server's address.
+        source: The model by this package's name; weights are never fetched.
+        device: "auto", as `dtype`: the server decides.
+        dtype: "auto".
+        max_length: Tokens at most.
+        options: Those of `Client`, and `served_name`.
+
+    Attributes:
+        model: The model's name on the server.
+        tokens: Its tokenizer, out of the model's folder or a hub's local cache; or None.
+        rerank_input: The official reranker format as ids, with that tokenizer.
+        max_length: Tokens at most, of ours and the server's limit the lower.
+
+    Raises:
+        ModelError: The server cannot be reached, or has not this model.
+    """
+
+    def __init__(
+        self, url: str, source: Source, *, device: str, dtype: str, max_length: int, options: dict[str, Any]
+    ) -> None:
+        for name, value in (("device", device), ("dtype", dtype)):
+            if value != "auto":
+                raise InvalidArgumentError(f"{name} is {value!r}; expected 'auto': the server decides")
+        self.client = Client(url, options)
+        self.model, longest = self._model(source, options.get("served_name"))
+        self.max_length = min(max_length, longest or max_length)
+        if self.max_length < max_length:
+            logger.info("%s takes %d tokens, fewer than max_length=%d", url, self.max_length, max_length)
+        self.tokens = self._tokens(source)
+        self.rerank_input = _rerank_input(self.tokens, self.max_length)
+        ids = self.tokens.control_ids if self.tokens else ()
+        self._control = spelling(self.tokens.control.id_to_token(i) or "" for i in ids) if self.tokens else spelling()
+        self.runs_on = {
+            "device": self.client.url,
+            "dtype": "the server's",
+            "attention": "the server's",
+            "max_length": str(self.max_length),
+        }
+
+    def _model(self, source: Source, wanted: object) -> tuple[str, int | None]:
+        """Name, and longest input where the server says it; without a list of models any name is tried."""
+        preset = source.preset.model if source.preset else source.model
+        own = str(wanted or (preset if isinstance(preset, str) else source.model))
+        try:
+            found = self.client.get("/v1/models")
+            served = {str(row["id"]): row.get("max_model_len") for row in found["data"]}
+        except (RefusedError, KeyError, TypeError, AttributeError):
+            return own, None
+        name = own if own in served or wanted or len(served) != 1 else next(iter(served))
+        if served and name not in served:
+            raise ModelError(
+                f"the server {self.client.url} has no model {name!r}; it serves {', '.join(served)}: choose one by "
+                "runtime_options={'served_name': …}"
+            )
+        longest = served.get(name)
+        return name, longest if isinstance(longest, int) else None
+
+    def _tokens(self, source: Source) -> Tokens | None:
+        tokens = _local_tokens(source)
+        theirs = self.tokenized(SAMPLE) if tokens else None
+        if tokens and theirs and theirs["tokens"] != tokens.encode([SAMPLE])[0]:
+            logger.warning("%s has another tokenizer than %r: it is sent texts", self.client.url, source.model)
+            return None
+        return tokens
+
+    def tokenized(self, text: str) -> dict[str, Any] | None:
+        """Answer of vLLM's `/tokenize` (`tokens`, `token_strs`), control tokens in force; None where it is missing."""
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        try:
+            found = self.client.post("/tokenize", body)
+        except RefusedError:
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("tokens"), list) else None
+
+    def neutral(self, text: str) -> str:
+        """The text without control-token spellings."""
+        return neutral_text(text, self._control)
+
+    def cut(self, text: str, room: int) -> str:
+        """The first `room` tokens of a text; the whole text where there is no tokenizer."""
+        spans = self.tokens.spans(text) if self.tokens else ()
+        return text[: int(spans[room - 1][1])] if len(spans) > room else text
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets (n, 2) of a text's tokens, by the tokenizer here or else the server's.
+
+        Raises:
+            ModelError: Neither can be had.
+        """
+        if self.tokens:
+            return self.tokens.spans(text)
+        text = well_formed(text)
+        found = self.tokenized(text)
+        spans = _spans(text, found.get("token_strs") or []) if found else None
+        if spans is None:
+            raise ModelError(
+                f"texts cannot be cut by tokens: the tokenizer of {self.model!r} is not on this machine and the server "
+                f"{self.client.url} does not tell; expected model= a folder with its tokenizer.json"
+            )
+        return spans
+
+
+def _spans(text: str, pieces: list[str]) -> NDArray[np.int64] | None:
+    """Offsets of byte-level pieces, in characters; None if together they are not the text."""
+    letters = _byte_letters()
+    if not all(letter in letters for piece in pieces for letter in piece):
+        return None
+    parts = [bytes(letters[letter] for letter in piece) for piece in pieces]
+    if b"".join(parts) != text.encode():
+        return None
+    # Where a character begins, in bytes: a piece that ends inside a character ends, in characters, after it.
+    starts = np.cumsum([0, *(len(letter.encode()) for letter in text)])
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    last = np.searchsorted(starts, ends, side="left")
+    first = np.searchsorted(starts, ends - [len(part) for part in parts], side="right") - 1
+    return np.stack([first, last], axis=1).astype(np.int64)
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte in byte-level vocabularies: itself if visible, else one from 256 on."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
+
+
+def _rerank_input(tokens: Tokens | None, max_length: int) -> RerankInput | None:
+    try:
+        return RerankInput(tokens, max_length) if tokens else None
+    except ModelError:
+        return None  # a tokenizer of another make: its model reads another format
+
+
+def _local_tokens(source: Source) -> Tokens | None:
+    folder = _folder(source)
+    try:
+        return Tokens(folder) if folder is not None else None
+    except ModelError:
+        return None
+
+
+def _folder(source: Source) -> Path | None:
+    if source.is_folder:
+        return Path(source.model)
+    name = source.preset.model if source.preset else source.model
+    if not callable(name):
+        return _cached(name, source.revision)
+    try:
+        return name()
+    except MissingDependencyError:
+        return None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None

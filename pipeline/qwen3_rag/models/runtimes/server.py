@@ -1,0 +1,200 @@
+"""`runtime="http://…"`: models that a server runs, by `/v1/embeddings` and `/v1/rerank` or `/v1/score`.
+
+What is sent: token ids, where the server takes them (vLLM: `/classify`, `/v1/embeddings`) and the model's tokenizer
+is on this machine; its templates and its tokenizer then take no part, scores come from before the sigmoid and text
+cannot act as control tokens. Otherwise text, in which control-token spellings are broken by a blank. On first use
+fixed pairs must rank right; the way of asking that did is in `runs_on`.
+
+Where a server gives only probabilities, log-odds are their logit and lose what float32 loses near 0 and 1
+(`forms.log_odds_of`). Lengths are counted and documents cut where the tokenizer is on this machine; otherwise a text
+too long is the server's error, passed on.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes.client import RefusedError, StoppedError
+from qwen3_rag.models.runtimes.forms import indexed
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, matryoshka, query_ids, unit_rows
+from qwen3_rag.models.runtimes.probing import DEFAULT, PROBES, choose, wrong_queries
+from qwen3_rag.models.runtimes.served import Served
+from qwen3_rag.models.sources import Source
+from qwen3_rag.prompts import embed_query
+
+__all__ = ["ServerEmbedder", "ServerReranker"]
+
+BATCH, BATCH_UNTIL = 128, 16  # documents a request; fewer where a deadline may come in between
+START_EMBEDDER = "Start it for embedding; with vLLM: vllm serve MODEL --runner pooling --convert embed"
+logger = logging.getLogger("qwen3_rag")
+
+
+class ServerReranker:
+    """A reranker that a server runs. Callers may ask from many threads; the server batches them."""
+
+    def __init__(
+        self, url: str, source: Source, *, device: str, dtype: str, max_length: int, options: dict[str, Any]
+    ) -> None:
+        self.served = Served(url, source, device=device, dtype=dtype, max_length=max_length, options=options)
+        self.batch_size = int(options.get("batch_size", BATCH))
+        probe = bool(options.get("probe", True))
+        self.chosen = choose(self.served, str(options.get("endpoint", "auto")), probe)
+        self.runs_on = self.served.runs_on | {
+            "input": self.chosen.form.name,
+            "scores": "probabilities" if self.chosen.probabilities else "log-odds",
+            "probe": "ranked right" if probe else "left out",
+        }
+        logger.info("reranker: %s", ", ".join(self.runs_on.values()))
+
+    def read(
+        self,
+        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        until: Until = NEVER,
+        progress: Progress | None = None,
+    ) -> Reading:
+        """Log-odds of pairs: a request for each query and `batch_size` documents."""
+        if not self.chosen.instructed and instruction != DEFAULT:
+            raise InvalidArgumentError(
+                f"instruction is {instruction!r}, but the template of {self.served.client.url} takes none; expected "
+                "the default instruction, or a server started without a template"
+            )
+        log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
+        truncated, stopped = 0, None
+        try:
+            for part in _parts(pairs, self.batch_size if until == NEVER else min(self.batch_size, BATCH_UNTIL)):
+                query, documents = pairs[part[0]][0], [pairs[i][1] for i in part]
+                answer = self.chosen.form.ask(self.served, instruction, query, documents, until)
+                log_odds[part] = self.chosen.log_odds(answer.values)
+                truncated += answer.cut
+                if progress:
+                    progress(len(part))
+        except StoppedError:
+            stopped = until.reached or "deadline passed"
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
+
+
+def _parts(pairs: Sequence[tuple[str, str]], size: int) -> Iterator[list[int]]:
+    """Positions of pairs of one query, at most `size` at a time, queries in the order in which they first come."""
+    by_query: dict[str, list[int]] = {}
+    for index, (query, _) in enumerate(pairs):
+        by_query.setdefault(query, []).append(index)
+    for indices in by_query.values():
+        for start in range(0, len(indices), size):
+            yield indices[start : start + size]
+
+
+class ServerEmbedder:
+    """An embedder that a server runs, with Qwen3-Embedding's input.
+
+    Token ids are sent where possible, with the final `<|endoftext|>`. Texts are sent without it: the server's tokenizer
+    adds it, as that of `Qwen/Qwen3-Embedding-*` does.
+    """
+
+    takes_instructions = True
+
+    def __init__(
+        self,
+        url: str,
+        source: Source,
+        *,
+        device: str,
+        dtype: str,
+        max_length: int,
+        dimensions: int | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.served = Served(url, source, device=device, dtype=dtype, max_length=max_length, options=options)
+        self.batch_size = int(options.get("batch_size", BATCH))
+        self.max_length, self.dimensions = self.served.max_length, 0
+        probe = bool(options.get("probe", True))
+        self.end = self._choose(probe)
+        self.dimensions = matryoshka(self.dimensions, dimensions)
+        self.runs_on = self.served.runs_on | {
+            "input": f"/v1/embeddings: {'texts' if self.end is None else 'token ids'}",
+            "probe": "ranked right" if probe else "left out",
+        }
+        logger.info("embedder: %s", ", ".join(self.runs_on.values()))
+
+    def _choose(self, probe: bool) -> int | None:
+        """The end token's id if ids are to be sent, None for texts: the first that ranks the fixed pairs right."""
+        tokens = self.served.tokens
+        end = tokens.control.token_to_id(END_OF_TEXT) if tokens else None
+        failures = []
+        for self.end in dict.fromkeys((end, None)):
+            try:
+                wrong = wrong_queries(self._probed())
+            except RefusedError as error:
+                failures.append(str(error))
+                continue
+            if not wrong or not probe:
+                return self.end
+            failures.append(f"it ranks {len(wrong)} of {len(PROBES)} fixed queries wrong, such as {wrong[0]!r}")
+        raise ModelError(
+            f"the server {self.served.client.url} cannot be used as an embedder: {'; '.join(failures)}. "
+            f"{START_EMBEDDER}"
+        )
+
+    def _probed(self) -> Float32:
+        """Cosines (queries, 3) of the fixed pairs."""
+        queries = self._rows([self._query(probe[0], DEFAULT) for probe in PROBES])
+        documents = self._rows([self._document(text) for probe in PROBES for text in probe[1:]])
+        self.dimensions = documents.shape[1]
+        full = unit_rows(documents, self.dimensions).reshape(len(PROBES), -1, self.dimensions)
+        cosines: Float32 = np.einsum("qd,qnd->qn", unit_rows(queries, self.dimensions), full)
+        return cosines
+
+    def _query(self, text: str, instruction: str) -> str | list[int]:
+        tokens, served = self.served.tokens, self.served
+        if tokens is not None:
+            ids = query_ids(tokens, [text], instruction, self.max_length)[0]
+            if self.end is not None:
+                return [*ids, self.end]
+        return embed_query(served.neutral(instruction), served.neutral(text))
+
+    def _document(self, text: str) -> str | list[int]:
+        if self.served.tokens is None or self.end is None:
+            return self.served.cut(self.served.neutral(text), self.max_length - 1)
+        return [*self.served.tokens.encode([text])[0][: self.max_length - 1], self.end]
+
+    def _rows(self, inputs: Sequence[str | list[int]]) -> Float32:
+        """The server's vectors (n, width), as they are."""
+        body = {"model": self.served.model, "input": list(inputs), "encoding_format": "float"}
+        found = self.served.client.post("/v1/embeddings", body)
+        rows = [row.get("embedding") for row in indexed(found, "data", len(inputs), self.served.client.url)]
+        try:
+            vectors = np.array(rows, dtype=np.float32)
+        except (TypeError, ValueError):
+            vectors = np.empty(0, dtype=np.float32)
+        if vectors.ndim != 2 or not np.isfinite(vectors).all() or vectors.shape[1] < self.dimensions:
+            raise ModelError(
+                f"the server {self.served.client.url} gave vectors such as {str(rows[0])[:60]}…; expected "
+                f"{len(inputs)} lists of equally many finite numbers"
+            )
+        return vectors
+
+    def _embed(self, inputs: Sequence[str | list[int]], progress: Progress | None) -> Float32:
+        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+        for start in range(0, len(inputs), self.batch_size):
+            part = inputs[start : start + self.batch_size]
+            rows[start : start + len(part)] = unit_rows(self._rows(part), self.dimensions)
+            if progress:
+                progress(len(part))
+        return rows
+
+    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+        """Unit rows of queries; one too long is an error, never cut."""
+        return self._embed([self._query(text, instruction) for text in texts], None)
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+        """Unit rows of documents, cut to `max_length` where the tokenizer is on this machine."""
+        return self._embed([self._document(text) for text in texts], progress)
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.served.spans(text)
