@@ -5,7 +5,7 @@
 
 Two models: the demo reranker, which is trained, and a small Qwen3 with random weights whose scores spread widely. The
 reference is the official formula in float32. Differences of log-odds are divided by the standard deviation of the
-reference's. vLLM runs in the environment of `make peers`, in a process of its own; without that, it is left out by name.
+reference's. vLLM runs in the environment of `make peers`; without it, it is left out, by name.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
 from qwen3_rag.models import decoder, layers
 from qwen3_rag.models.layers import LastTokens
+from qwen3_rag.models.packing import Layout
 
 TEXTS = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
 QUERIES = [json.loads(line)["text"] for line in (ROOT / "data/demo/queries.jsonl").read_text("utf-8").splitlines()]
@@ -162,6 +163,27 @@ def test_cancelling_keeps_what_is_read_best_candidates_first(tiny_reranker: Path
     assert reading.stopped == "cancelled"
     assert 0 < reading.read.sum() < 64
     assert set(np.flatnonzero(reading.read)) <= set(range(64)), "the first window is read first"
+
+
+def test_a_gpu_out_of_memory_halves_the_budget_and_goes_on(
+    tiny_reranker: Path, eager: Reranker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
+    engine = reranker.loaded.decoder
+    run, batches = engine.run, []
+
+    def full(layout: Layout) -> np.ndarray:
+        batches.append(layout.starts[-1])
+        if layout.starts[-1] > 1200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(layout)
+
+    monkeypatch.setattr(engine, "run", full)
+    with caplog.at_level(logging.WARNING, "qwen3_rag"):
+        found = reranker.log_odds("q", TEXTS[:50])
+    assert "out of memory on the GPU: going on with 2000 tokens a batch instead of 4000" in caplog.text
+    assert max(batches[:1]) > 2000 >= max(batches[2:])
+    np.testing.assert_allclose(found, eager.log_odds("q", TEXTS[:50]), atol=1e-4)
 
 
 def test_int8_ranks_as_float32_does(tiny_reranker: Path, eager: Reranker) -> None:

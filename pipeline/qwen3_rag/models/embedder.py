@@ -48,15 +48,15 @@ class Embedder(NamedModel[EmbeddingRuntime]):
     Args:
         model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo".
         device: "auto", "cpu", "cuda", "cuda:1", ….
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16", or, natively on a CPU, "int8".
         dimensions: Keep the first so many values (Matryoshka); None keeps all.
         max_length: Tokens; documents are cut to it, a query that exceeds it is an error.
         instruction: Default instruction of queries: a preset's name, one of `instructions`, or a sentence.
         instructions: Your own named instructions.
         revision: Commit or tag on the hub.
-        runtime: "native", "transformers" (the official script's computation) or "sentence-transformers".
-        runtime_options: For native `attention` ("auto", "flash", "sdpa") and `token_budget`; for the others
-            `batch_size`; for all `hub` ("huggingface" or "modelscope").
+        runtime: "native"; "transformers" (the official script's computation); "sentence-transformers" (any model that
+            library loads); "vllm" (in this process); or the URL of a server that speaks `/v1/embeddings`.
+        runtime_options: As for `Reranker`.
 
     Raises:
         InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.

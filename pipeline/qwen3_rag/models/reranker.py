@@ -75,14 +75,18 @@ class Reranker(NamedModel[RerankRuntime]):
     Args:
         model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo".
         device: "auto", "cpu", "cuda", "cuda:1", ….
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16", or, natively on a CPU, "int8".
         instruction: Default instruction: a preset's name, one of `instructions`, or a sentence.
         instructions: Your own named instructions.
         max_length: Tokens of template, instruction, query and document; only the document is ever cut.
         revision: Commit or tag on the hub.
-        runtime: "native", or "transformers" (the official script's computation).
-        runtime_options: For native `attention` ("auto", "flash", "sdpa") and `token_budget`; for transformers
-            `batch_size`; for both `hub` ("huggingface" or "modelscope").
+        runtime: "native"; "transformers" (the official script's computation); "sentence-transformers" (its
+            `CrossEncoder`); "vllm" (in this process); or the URL of a server that speaks `/v1/rerank` or `/v1/score`.
+        runtime_options: What the runtime understands; another name is an error. Native: `attention` ("auto", "flash",
+            "sdpa", "math"), `compile` ("auto" once the model has worked for 20 seconds, True when it is loaded, False
+            never) and `token_budget` (tokens of a batch). transformers, sentence-transformers: `batch_size`; the
+            latter also `backend` and `model_kwargs`. vllm: its engine's arguments. A server: `endpoint`, `batch_size`,
+            `timeout`, `retries`, `served_name`, `api_key_env`, `probe`. All: `hub` ("huggingface", "modelscope").
 
     Raises:
         InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.

@@ -76,10 +76,10 @@ def planned(model: Planned) -> dict[str, str]:
     """
     if "://" in model.runtime:
         return {"device": model.runtime, "dtype": "the server's", "attention": "the server's"}
-    from qwen3_rag.models import attention, decoder
+    from qwen3_rag.models import attention, loading
 
-    device = decoder.choose_device(model.device)
-    dtype = decoder.choose_dtype(model.dtype, device, int8=model.runtime == "native")
+    device = loading.choose_device(model.device)
+    dtype = loading.choose_dtype(model.dtype, device, int8=model.runtime == "native")
     name = {"transformers": "sdpa"}.get(model.runtime, model.runtime)
     if model.runtime == "native":
         name, _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.decoder import check_length, head_of, quiet_loading
+from qwen3_rag.models.loading import check_length, head_of, quiet_loading
 from qwen3_rag.models.runtimes import NEVER, Progress, Reading, Until
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of
 from qwen3_rag.models.runtimes.sentence import NeutralText, open_library_model

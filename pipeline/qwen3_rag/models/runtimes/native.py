@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.decoder import check_length, head_of, load_decoder
+from qwen3_rag.models.decoder import load_decoder
+from qwen3_rag.models.loading import check_length, head_of
 from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.models.decoder import check_length, choose_device, choose_dtype, load_model, load_weights
+from qwen3_rag.models.loading import check_length, choose_device, choose_dtype, load_model, load_weights
 from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.tokens import Tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
-from qwen3_rag.models.decoder import choose_device, choose_dtype, quiet_loading
+from qwen3_rag.models.loading import choose_device, choose_dtype, quiet_loading
 from qwen3_rag.models.runtimes import Float32, Progress
 from qwen3_rag.models.runtimes.native import matryoshka
 from qwen3_rag.models.tokens import well_formed

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
-from qwen3_rag.models.decoder import choose_dtype
+from qwen3_rag.models.loading import choose_dtype
 from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.runtimes.sequences import pair_ids

@@ -1,0 +1,183 @@
+"""From a folder to weights: device, type, which head a checkpoint has, and whether it is whole."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
+
+__all__ = [
+    "Head",
+    "Weights",
+    "check_length",
+    "choose_device",
+    "choose_dtype",
+    "head_of",
+    "load_model",
+    "load_weights",
+    "quiet_loading",
+]
+
+Head = Literal["causal", "classifier", "none"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for a name; "auto" is the first CUDA device, otherwise the CPU.
+
+    Raises:
+        InvalidArgumentError: PyTorch does not know it, or it is not there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidArgumentError(
+            f"device={wanted!r} cannot be used; expected 'auto', 'cpu', 'cuda', …: {reason}"
+        ) from None
+    return device
+
+
+def choose_dtype(wanted: str, device: torch.device, int8: bool = False) -> torch.dtype:
+    """The type to compute in; "auto" is bfloat16 where the hardware has it, float16 on older GPUs, else float32.
+
+    Args:
+        wanted: A type's name or "auto".
+        device: Where to compute.
+        int8: Whether the caller can do 8 bits; only on a CPU.
+
+    Raises:
+        UnknownNameError: Neither "auto" nor float32, bfloat16 or float16, nor int8 where it is had.
+    """
+    if wanted == "int8" and int8 and device.type == "cpu":
+        return torch.int8
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            hint = "int8 is for the native runtime on a CPU." if wanted == "int8" else ""
+            raise UnknownNameError("dtype", wanted, ["auto", *DTYPES], hint)
+        return DTYPES[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    # AMX implies it too. Where bfloat16 is only emulated, float32 is faster.
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded model: the decoder without its head, and the head's rows that the caller asked for."""
+
+    body: nn.Module
+    rows: Tensor | None
+    config: Any
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' bar and its table of missing weights off the screen; missing weights are an error of ours."""
+    from transformers.utils import logging as hf
+
+    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    hf.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if shown:
+            hf.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def head_of(folder: Path) -> Head:
+    """Which head a checkpoint has, as its own configuration says."""
+    config = _config(folder)
+    names = " ".join(config.architectures or [])
+    if "ForSequenceClassification" in names:
+        return "classifier"
+    return "causal" if "ForCausalLM" in names else "none"
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} holds no model configuration that transformers reads: {error}") from error
+
+
+def load_weights(
+    folder: Path, head: Head, token_ids: Sequence[int], device: torch.device, dtype: torch.dtype, implementation: str
+) -> Weights:
+    """Load a checkpoint in safetensors form.
+
+    Args:
+        folder: The checkpoint.
+        head: "causal" keeps the output rows of `token_ids`; "classifier" its one row; "none" no rows.
+        token_ids: Vocabulary ids whose output rows are wanted.
+        device: Where to.
+        dtype: In what type.
+        implementation: Name of the attention implementation, as transformers knows it.
+
+    Raises:
+        ModelError: Not a checkpoint of this form, or weights are missing from it.
+    """
+    model = load_model(folder, head, dtype, implementation).to(device)
+    body = model if head == "none" else getattr(model, model.base_model_prefix)
+    return Weights(body, _rows(model, head, token_ids), model.config)
+
+
+def load_model(folder: Path, head: Head, dtype: torch.dtype, implementation: str) -> Any:
+    """The whole model of a checkpoint, for inference. Arguments and errors as in `load_weights`."""
+    import transformers as tf
+
+    loaders: dict[str, Any] = {
+        "causal": tf.AutoModelForCausalLM,
+        "classifier": tf.AutoModelForSequenceClassification,
+        "none": tf.AutoModel,
+    }
+    try:
+        with quiet_loading():
+            model, report = loaders[head].from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=implementation,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a {head} model: {error}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise ModelError(f"{folder} lacks the weights {', '.join(lacking[:3])}; expected a complete {head} checkpoint")
+    if head == "classifier" and model.score.weight.shape[0] != 1:
+        raise ModelError(f"the classifier has {model.score.weight.shape[0]} labels; expected a reranker's single one")
+    return model.requires_grad_(False).eval()
+
+
+def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor | None:
+    if head == "none":
+        return None
+    if head == "causal":
+        return model.get_output_embeddings().weight[list(token_ids)].float()  # type: ignore[no-any-return]
+    rows: Tensor = model.score.weight
+    return rows.float()
+
+
+def check_length(max_length: int, config: Any) -> None:
+    """Refuse a `max_length` beyond the positions that a model knows."""
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and max_length > known:
+        raise InvalidArgumentError(
+            f"max_length is {max_length}; this model knows {known} positions, expected at most that"
+        )
