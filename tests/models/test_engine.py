@@ -147,6 +147,21 @@ async def test_async_callers_share_the_queue_and_a_cancelled_task_leaves_it(eage
     assert len(eager.loaded.decoder.queue) == 0
 
 
+def test_queries_of_one_call_share_batches_and_let_go_of_what_they_shared(tiny_reranker: Path, eager: Reranker) -> None:
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
+    engine = reranker.loaded.decoder
+    run, layouts = engine.run, []
+    engine.run = lambda layout: (layouts.append(layout), run(layout))[1]  # type: ignore[method-assign]
+    pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:3]]
+    found = reranker.predict(pairs)
+    assert len(layouts) <= 2
+    prefixes = [s.computes for layout in layouts for s in layout.segments if s.computes]
+    assert len(prefixes) == 6
+    assert not any(prefix.keys_values for prefix in prefixes)
+    expected = np.concatenate([eager.log_odds(query, TEXTS[:3]) for query in QUERIES[:6]])
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
 def test_cancelling_keeps_what_is_read_best_candidates_first(tiny_reranker: Path) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 400})
     cancel = threading.Event()

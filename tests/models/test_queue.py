@@ -31,8 +31,8 @@ class Model:
             raise self.errors.pop()
         return [2 * item for item in items]
 
-    def double(self, items: list[int], until: Until = NEVER, entry: int = 0) -> dict[int, int]:
-        call: Call[int, int] = Call(items, [1] * len(items), range(len(items)), entry)
+    def double(self, items: list[int], until: Until = NEVER, holds: int = 0) -> dict[int, int]:
+        call: Call[int, int] = Call(items, [1] * len(items), range(len(items)), holds)
         return {items[i]: result for part in self.queue.results(call, until) for i, result in part}
 
 
@@ -43,8 +43,8 @@ def model() -> Iterator[Model]:
     assert len(made.queue) == 0, "every call has left the queue"
 
 
-def together(model: Model, calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run calls in threads of their own, all in line before the first batch ends."""
+def together(model: Model, calls: list[Callable[[], Any]], expected: int | None = None) -> list[Any]:
+    """Run calls in threads of their own, `expected` of them in line before the first batch ends."""
     results: list[Any] = [None] * len(calls)
 
     def one(place: int) -> None:
@@ -60,7 +60,7 @@ def together(model: Model, calls: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads[1:]:
         thread.start()
     deadline = time.monotonic() + 5
-    while len(model.queue) < min(len(calls), queue.PLACES) and time.monotonic() < deadline:
+    while len(model.queue) < min(expected or len(calls), queue.PLACES) and time.monotonic() < deadline:
         time.sleep(0.005)
     model.free.set()
     for thread in threads:
@@ -96,7 +96,7 @@ def test_a_cancelled_call_leaves_at_once_with_what_it_has(model: Model) -> None:
         started = time.monotonic()
         return model.double([7] * 500, Until(cancel=cancel)), time.monotonic() - started
 
-    (_, (found, seconds)) = together(model, [lambda: model.double([1]), cancelled])
+    (_, (found, seconds)) = together(model, [lambda: model.double([1]), cancelled], expected=1)
     assert found == {}
     assert seconds < 5
     assert not any(7 in batch for batch in model.batches)
@@ -191,11 +191,11 @@ def test_prefixes_kept_in_memory_are_bounded(model: Model) -> None:
     alive: list[int] = []
 
     def run(pieces: list[Piece]) -> list[int]:
-        alive.append(sum(call.entry for call in model.queue._calls if call.begun and not call.finished))
+        alive.append(sum(call.holds for call in model.queue._calls if call.begun and not call.finished))
         return model.run(pieces)
 
     model.queue._run = run
-    results = together(model, [lambda i=i: model.double(list(range(i, i + 30)), entry=6) for i in range(5)])
+    results = together(model, [lambda i=i: model.double(list(range(i, i + 30)), holds=6) for i in range(5)])
     assert all(len(found) == 30 for found in results)
     assert max(alive) <= 10
 

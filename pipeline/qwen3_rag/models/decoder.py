@@ -62,7 +62,7 @@ class Decoder:
         self.compiled = False
         self._seconds = 0.0  # of work so far
         self._may_compile = compiling == "auto" and layers.can_compile(self.device)
-        self.queue: Queue[Sequence[int], Any] = Queue(self._run_pieces, budget, _smaller_budget)
+        self.queue: Queue[Segment, Any] = Queue(self._run_pieces, budget, _smaller_budget)
         if compiling is True:
             self.compile()
 
@@ -89,55 +89,59 @@ class Decoder:
                 f"{self.config.num_hidden_layers} layers have attention that can be packed; use another runtime"
             )
 
-    def last_states(
-        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = (), until: Until = NEVER
-    ) -> Iterator[tuple[list[int], Float32]]:
-        """Final hidden states of the sequences' last tokens, batch by batch.
+    def last_states(self, segments: Sequence[Segment], until: Until = NEVER) -> Iterator[tuple[list[int], Float32]]:
+        """Final hidden states of the segments' last tokens, batch by batch.
 
         Args:
-            sequences: Token ids, each at least one.
-            prefix: Ids that stand before every sequence; computed once.
+            segments: Each at least one token; those that share a prefix share the very object.
             until: Once reached, no further batch is begun.
 
         Yields:
-            Indices of the sequences of a batch, and their states (n, hidden) in float32.
+            Indices of the segments of a batch, and their states (n, hidden) in float32.
 
         Raises:
             ModelError: A state is not a number.
         """
-        if not sequences:
-            return
-        lengths = [len(s) for s in sequences]
-        shared = Prefix(prefix) if prefix else None
-        call: Call[Sequence[int], Any] = Call(sequences, lengths, reading_order(lengths), len(prefix), shared)
+        by_prefix: dict[Prefix | None, list[int]] = {}
+        for index, segment in enumerate(segments):
+            by_prefix.setdefault(segment.after, []).append(index)
+        weights, order = [len(s.ids) for s in segments], []
+        for prefix, indices in by_prefix.items():
+            own = [indices[i] for i in reading_order([weights[i] for i in indices])]
+            order += own
+            if prefix is not None:
+                prefix.awaited = len(own)
+                weights[own[0]] += len(prefix)
+        holds = max((len(p) for p in by_prefix if p is not None), default=0)
+        call: Call[Segment, Any] = Call(segments, weights, order, holds)
         call.hurried = until.deadline is not None
         for ready in self.queue.results(call, until):
             yield [index for index, _ in ready], np.stack([state for _, state in ready])
 
     def _run_pieces(self, pieces: list[Piece]) -> list[Any]:
         """Results of a batch in the order of its pieces; an error in the place of a state that is no number."""
+        wanted: list[Segment] = [call.items[index] for call, index in pieces]
         by_prefix: dict[Prefix | None, list[int]] = {}
-        for place, (call, _) in enumerate(pieces):
-            by_prefix.setdefault(call.shared, []).append(place)
+        for place, segment in enumerate(wanted):
+            by_prefix.setdefault(segment.after, []).append(place)
         fresh = [p for p in by_prefix if p is not None and not p.keys_values]
-        segments = [Segment(p.ids, computes=p) for p in fresh]
-        order = []
-        for prefix, places in by_prefix.items():
-            for place in sorted(places, key=lambda i: -pieces[i][0].weights[pieces[i][1]]):
-                call, index = pieces[place]
-                segments.append(Segment(call.items[index], after=prefix))
-                order.append(place)
+        order = [place for places in by_prefix.values() for place in sorted(places, key=lambda i: -len(wanted[i].ids))]
         if self._may_compile and self._seconds > COMPILE_AFTER and not any(call.hurried for call, _ in pieces):
             self._may_compile = False
             self.compile(required=False)
         started = time.monotonic()
         try:
-            states = self.run(Layout(segments))
+            states = self.run(Layout([*(Segment(p.ids, computes=p) for p in fresh), *(wanted[i] for i in order)]))
         except BaseException:
             for prefix in fresh:
                 prefix.keys_values.clear()
             raise
         self._seconds += time.monotonic() - started
+        for segment in wanted:
+            if segment.after is not None:
+                segment.after.awaited -= 1
+                if not segment.after.awaited:
+                    segment.after.keys_values.clear()
         results: list[Any] = [None] * len(pieces)
         for place, state in zip(order, states, strict=True):
             results[place] = state if np.isfinite(state).all() else _no_number()

@@ -33,9 +33,11 @@ class Prefix:
     Attributes:
         ids: The tokens.
         keys_values: For each layer their keys and values, (tokens, heads, size) each; empty until computed.
+        awaited: Sequences that still need them.
     """
 
     ids: Sequence[int]
+    awaited: int = 0
     keys_values: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -31,14 +31,11 @@ class Call(Generic[Item, Result]):
         items: What the model reads.
         weights: Tokens of each item.
         order: Indices of the items in the order to read them.
-        entry: Tokens that the call's first batch has to read beside its items.
-        shared: Whatever its items have in common, for `run`.
+        holds: Tokens whose keys and values it keeps in memory while it runs.
     """
 
-    def __init__(
-        self, items: Sequence[Item], weights: Sequence[int], order: Sequence[int], entry: int = 0, shared: Any = None
-    ) -> None:
-        self.items, self.weights, self.entry, self.shared = items, weights, entry, shared
+    def __init__(self, items: Sequence[Item], weights: Sequence[int], order: Sequence[int], holds: int = 0) -> None:
+        self.items, self.weights, self.holds = items, weights, holds
         self.waiting = deque(order)
         self.running = 0
         self.ready: list[tuple[int, Result]] = []
@@ -56,13 +53,12 @@ class Call(Generic[Item, Result]):
         taken: list[int] = []
         if self.error is not None:
             return taken, room
-        left = room if self.begun else room - self.entry
-        while self.waiting and (self.weights[self.waiting[0]] <= left or (alone and not taken)):
+        while self.waiting and (self.weights[self.waiting[0]] <= room or (alone and not taken)):
             taken.append(self.waiting.popleft())
-            left -= self.weights[taken[-1]]
+            room -= self.weights[taken[-1]]
         self.running += len(taken)
         self.begun = self.begun or bool(taken)
-        return taken, left if taken else room
+        return taken, room
 
     def put_back(self, index: int) -> None:
         """Undo `take` for one item."""
@@ -179,10 +175,10 @@ class Queue(Generic[Item, Result]):
     def _next_batch(self) -> list[Piece]:
         pieces: list[Piece] = []
         room = self.budget
-        entered = sum(call.entry for call in self._calls if call.begun and not call.finished)
+        held = sum(call.holds for call in self._calls if call.begun and not call.finished)
         for call in list(self._calls):
-            # What calls have begun with is kept in memory until they end.
-            late = not call.begun and entered and entered + call.entry > self.budget
+            late = not call.begun and held and held + call.holds > self.budget
+            held += 0 if call.begun or late else call.holds
             taken, room = ([], room) if late else call.take(room, alone=not pieces)
             if taken and not pieces:
                 self._calls.remove(call)  # to the end of the line

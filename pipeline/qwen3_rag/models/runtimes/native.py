@@ -1,5 +1,6 @@
 """The native runtime: packed batches, the shared part of a query once, last tokens only."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.decoder import load_decoder
 from qwen3_rag.models.loading import check_length, head_of
+from qwen3_rag.models.packing import Prefix, Segment
 from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
 from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
@@ -17,6 +19,7 @@ from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_
 __all__ = ["END_OF_TEXT", "NativeEmbedder", "NativeReranker", "RerankInput", "unit_rows"]
 
 END_OF_TEXT = "<|endoftext|>"
+SLICE = 4096  # pairs tokenized at once, so that memory does not grow with their number
 
 
 class RerankInput:
@@ -60,10 +63,12 @@ class RerankInput:
             )
         return ids
 
-    def documents(self, documents: Sequence[str], room: int) -> tuple[list[list[int]], int]:
+    def documents(self, documents: Sequence[str], room: int | Sequence[int]) -> tuple[list[list[int]], int]:
         """Ids of the documents, each cut to `room` tokens and closed by the suffix; and how many were cut."""
         encoded = self.tokens.encode([f" {d}" for d in documents])
-        return [ids[:room] + self.suffix for ids in encoded], sum(len(ids) > room for ids in encoded)
+        rooms = [room] * len(encoded) if isinstance(room, int) else room
+        cut = sum(len(ids) > most for ids, most in zip(encoded, rooms, strict=True))
+        return [ids[:most] + self.suffix for ids, most in zip(encoded, rooms, strict=True)], cut
 
     def room(self, query_ids: Sequence[int]) -> int:
         """Tokens left for a document after these ids of prefix and query."""
@@ -103,37 +108,32 @@ class NativeReranker:
         progress: Progress | None = None,
     ) -> Reading:
         """Log-odds of pairs; those of one query share its part of the computation."""
-        by_query: dict[str, list[int]] = {}
-        for index, (query, _) in enumerate(pairs):
-            by_query.setdefault(query, []).append(index)
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
         truncated = 0
-        lone: list[tuple[int, list[int]]] = []
-        for query, indices in by_query.items():
-            head = self.input.query(instruction, query)
-            rest, cut = self.input.documents([pairs[i][1] for i in indices], self.input.room(head))
+        for start in range(0, len(pairs), SLICE):
+            part = slice(start, start + SLICE)
+            segments, cut = self._segments(instruction, pairs[part])
             truncated += cut
-            if len(indices) == 1:
-                lone.append((indices[0], head + rest[0]))
-            else:
-                self._score(log_odds, indices, rest, head, until, progress)
-        # Queries with a single candidate have nothing to share: they are packed with one another.
-        self._score(log_odds, [i for i, _ in lone], [ids for _, ids in lone], (), until, progress)
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, until.reached)
+            for batch, states in self.decoder.last_states(segments, until):
+                log_odds[part][batch] = states @ self.direction
+                if progress:
+                    progress(len(batch))
+        stopped = until.reached if np.isnan(log_odds).any() else None
+        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
 
-    def _score(
-        self,
-        into: Float32,
-        indices: list[int],
-        sequences: list[list[int]],
-        prefix: Sequence[int],
-        until: Until,
-        progress: Progress | None,
-    ) -> None:
-        for batch, states in self.decoder.last_states(sequences, prefix, until):
-            into[[indices[i] for i in batch]] = states @ self.direction
-            if progress:
-                progress(len(batch))
+    def _segments(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Segment], int]:
+        """A segment for each pair, and how many documents were cut."""
+        heads = {query: self.input.query(instruction, query) for query, _ in pairs}
+        room = [self.input.room(heads[query]) for query, _ in pairs]
+        rest, cut = self.input.documents([document for _, document in pairs], room)
+        count = Counter(query for query, _ in pairs)
+        # A query with a single candidate has nothing to share.
+        shared = {query: Prefix(head) for query, head in heads.items() if count[query] > 1}
+        segments = [
+            Segment(ids, after=shared[query]) if query in shared else Segment(heads[query] + ids)
+            for (query, _), ids in zip(pairs, rest, strict=True)
+        ]
+        return segments, cut
 
 
 class NativeEmbedder:
@@ -166,7 +166,7 @@ class NativeEmbedder:
 
     def _embed(self, ids: list[list[int]], progress: Progress | None) -> Float32:
         rows = np.empty((len(ids), self.dimensions), dtype=np.float32)
-        for batch, states in self.decoder.last_states([[*i, self.end] for i in ids]):
+        for batch, states in self.decoder.last_states([Segment([*i, self.end]) for i in ids]):
             rows[batch] = unit_rows(states, self.dimensions)
             if progress:
                 progress(len(batch))
