@@ -103,11 +103,12 @@ class Queue(Generic[Item, Result]):
                 self._advance(call, until)
                 with self._changed:
                     ready, call.ready = call.ready, []
+                    finished = call.finished
                 if ready:
                     yield ready
                 if call.error is not None:
                     raise call.error
-                if call.finished or until.reached:
+                if finished or until.reached:
                     return
         finally:
             self._leave(call)
@@ -136,20 +137,21 @@ class Queue(Generic[Item, Result]):
 
     def _advance(self, call: Call[Item, Result], until: Until) -> None:
         """Return once there is something new for a call: run a batch, or wait for whoever runs one."""
-        with self._changed:
-            while not call.ready and not call.finished and not until.reached:
-                if not self._busy:
-                    self._busy = True
-                    break
-                self._changed.wait(_patience(until))
-            else:
-                return
+        leads = False
         try:
-            self._lead()
-        finally:
             with self._changed:
-                self._busy = False
-                self._changed.notify_all()
+                while not call.ready and not call.finished and not until.reached:
+                    if not self._busy:
+                        leads = self._busy = True
+                        break
+                    self._changed.wait(_patience(until))
+            if leads:
+                self._lead()
+        finally:
+            if leads:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
 
     def _lead(self) -> None:
         """Run one batch. Only one thread at a time is here."""
@@ -177,9 +179,10 @@ class Queue(Generic[Item, Result]):
         room = self.budget
         held = sum(call.holds for call in self._calls if call.begun and not call.finished)
         for call in list(self._calls):
-            late = not call.begun and held and held + call.holds > self.budget
-            held += 0 if call.begun or late else call.holds
+            begins = not call.begun
+            late = begins and held and held + call.holds > self.budget
             taken, room = ([], room) if late else call.take(room, alone=not pieces)
+            held += call.holds if begins and taken else 0
             if taken and not pieces:
                 self._calls.remove(call)  # to the end of the line
                 self._calls.append(call)
