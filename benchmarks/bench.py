@@ -6,7 +6,7 @@
 
 The model has the architecture of Qwen3-Reranker-0.6B and random weights, made on the spot: time depends on the shapes
 only. Each system runs in a process of its own, is warmed up, and is timed on text, tokenizing included. Of each peer
-several settings are tried on a sixth of the documents, and the fastest is then timed on all. Peers whose environment
+several settings are tried on a tenth of the documents, and the fastest is then timed on all. Peers whose environment
 is not there (`make peers`) are named and left out. Results: benchmarks/results/bench-<machine>.json and the plots.
 """
 
@@ -155,7 +155,7 @@ class Bench:
         job = self.folder / "job.json"
         job.write_text(json.dumps({"query": QUERY, "documents": list(documents), "instruction": INSTRUCTION}))
         command = [str(python), str(HERE / "peers" / f"{script}.py"), str(self.model), str(job), *settings]
-        warm_up = min(len(documents), 12)
+        warm_up = min(len(documents), 6)
         done = subprocess.run(
             [*command, "--warm-up", str(warm_up), "--threads", str(os.cpu_count())],
             capture_output=True,
@@ -164,14 +164,15 @@ class Bench:
         )
         if done.returncode:
             raise RuntimeError(f"{script} {settings} failed:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        # A peer may log to the same stream.
+        return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"seconds"')))
 
     def best(self, name: str, systems: dict[str, Any], documents: Sequence[str]) -> tuple[list[str], dict[str, float]]:
-        """The fastest of a system's settings on a sixth of the documents, and the seconds of all."""
+        """The fastest of a system's settings on a tenth of the documents, and the seconds of all."""
         choices = systems[name][2]
         if len(choices) == 1:
             return choices[0], {}
-        part = documents[:: max(1, len(documents) // 16)]
+        part = documents[:: max(1, len(documents) // 10)]
         tried = {" ".join(choice): self.run(systems[name], part, choice)["seconds"] for choice in choices}
         return choices[min(range(len(choices)), key=lambda i: list(tried.values())[i])], tried
 
@@ -186,7 +187,7 @@ class Bench:
             try:
                 chosen, tried = self.best(name, systems, documents)
                 result = self.run(systems[name], documents, chosen)
-            except RuntimeError as error:
+            except (RuntimeError, StopIteration, ValueError) as error:
                 say(f"  {name}: left out: {error}")
                 continue
             found["systems"][name] = row = {
