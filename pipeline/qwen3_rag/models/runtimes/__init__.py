@@ -81,9 +81,11 @@ def planned(model: Planned) -> dict[str, str]:
     device = loading.choose_device(model.device)
     dtype = loading.choose_dtype(model.dtype, device, int8=model.runtime == "native")
     name = {"transformers": "sdpa"}.get(model.runtime, model.runtime)
+    known = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
     if model.runtime == "native":
-        name, _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
-    return {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
+        known["attention"], _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
+        known["compiled"] = "yes" if model.runtime_options.get("compile") is True else "no"
+    return known
 
 
 class Loaded(Protocol):
