@@ -57,9 +57,9 @@ def collection(folder: Path, queries: int, characters: int) -> Iterator[tuple[st
         yield texts[query], [corpus[name][:characters] for name in names[start : start + DOCUMENTS]]
 
 
-def groups(collections: Path) -> list[Group]:
+def groups(collections: Path, queries: int) -> list[Group]:
     """Kind, query and documents: real text of several kinds, and what is hard for a runtime."""
-    found: list[Group] = [("short", *g) for g in collection(ROOT / "data/demo", 3, 250)]
+    found: list[Group] = [("short", *g) for g in collection(ROOT / "data/demo", max(2, queries), 250)]
     if collections.is_dir():
         for kind, name, characters in (
             ("abstracts", "cranfield", 500),
@@ -67,8 +67,8 @@ def groups(collections: Path) -> list[Group]:
             ("Chinese", "xquad-zh", 150),
             ("Arabic", "xquad-ar", 300),
         ):
-            found += [(kind, *g) for g in collection(collections / name, 2, characters)]
-    demo = [text for _, _, texts in found[:3] for text in texts]
+            found += [(kind, *g) for g in collection(collections / name, queries, characters)]
+    demo = [text for _, _, texts in found[:2] for text in texts]
     long = "\n".join(demo)
     found.append(("truncated", found[0][1], [long[i * 37 :][: 400 * (i % 4 + 9)] for i in range(DOCUMENTS)]))
     found.append(("emoji", "party 🎉 for a family", [f"👩‍👩‍👧‍👦 🎉🎂 {text[:80]} 🧁" for text in demo[:DOCUMENTS]]))
@@ -204,6 +204,7 @@ def main() -> None:
     arguments.add_argument("--collections", type=Path, default=ROOT.parent / "shared/collections")
     arguments.add_argument("--tokenizer", type=Path, default=ROOT.parent / "shared/qwen3-tokenizer")
     arguments.add_argument("--runtimes", default="transformers,native,sentence-transformers,vllm")
+    arguments.add_argument("--queries", type=int, default=3, help="of each collection, with 16 documents each")
     arguments.add_argument("--job", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.job:
@@ -212,7 +213,7 @@ def main() -> None:
         return
     from qwen3_rag.models.demo import demo_reranker
 
-    work = groups(given.collections)
+    work = groups(given.collections, given.queries)
     runtimes = given.runtimes.split(",")
     texts, data = [], {}
     with TemporaryDirectory() as folder:

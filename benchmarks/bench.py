@@ -134,6 +134,8 @@ class Bench:
     def __init__(self, folder: Path, texts: list[str], out: Path) -> None:
         from qwen3_rag.models.tokens import Tokens
 
+        self.only: list[str] = []
+        self.first = False
         self.folder, self.model, self.texts, self.out = folder, folder / "model", texts, out
         self.tokens = Tokens(self.model)
         self.results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
@@ -170,7 +172,7 @@ class Bench:
     def best(self, name: str, systems: dict[str, Any], documents: Sequence[str]) -> tuple[list[str], dict[str, float]]:
         """The fastest of a system's settings on a tenth of the documents, and the seconds of all."""
         choices = systems[name][2]
-        if len(choices) == 1:
+        if len(choices) == 1 or self.first:
             return choices[0], {}
         part = documents[:: max(1, len(documents) // 10)]
         tried = {" ".join(choice): self.run(systems[name], part, choice)["seconds"] for choice in choices}
@@ -214,8 +216,14 @@ class Bench:
         self.out.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n")
 
     def part_rerank(self) -> dict[str, Any]:
-        """100 abstracts for one query, every system."""
-        return self.compare(RERANKERS, self.texts[:100], list(RERANKERS))
+        """100 abstracts for one query, every system; with --systems some, their rows put beside those there are."""
+        before = self.results.get("rerank", {}).get("systems", {}) if self.only else {}
+        found = self.compare(RERANKERS, self.texts[:100], self.only or list(RERANKERS))
+        found["systems"] = before | found["systems"]
+        own = found["systems"]["native bf16"]["seconds"]
+        for row in found["systems"].values():
+            row["times the native seconds"] = round(row["seconds"] / own, 2)
+        return found
 
     def part_llama(self) -> dict[str, Any]:
         """llama.cpp's wheel, on fewer documents: it is slow, being built without AVX-512."""
@@ -342,6 +350,8 @@ def main() -> None:
     arguments.add_argument("--parts", default=",".join(PARTS))
     arguments.add_argument("--texts", type=Path, default=Path("../shared/collections/cranfield/corpus.jsonl"))
     arguments.add_argument("--tokenizer", type=Path, default=Path("../shared/qwen3-tokenizer"))
+    arguments.add_argument("--systems", default="", help="of the part rerank, separated by commas")
+    arguments.add_argument("--first-setting", action="store_true", help="no choosing among a peer's settings")
     arguments.add_argument("--name", help="of the results' file; by default the processor's")
     given = arguments.parse_args()
     for path in (given.texts, given.tokenizer / "tokenizer.json"):
@@ -354,6 +364,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         make_model(Path(folder) / "model", given.tokenizer)
         bench = Bench(Path(folder), [text for text in texts if text.strip()], RESULTS / f"bench-{name}.json")
+        bench.only = [system for system in given.systems.split(",") if system]
+        bench.first = given.first_setting
         bench.keep("machine", here)
         bench.keep("matmul peak (bf16 TFLOP/s)", {k: round(v, 3) for k, v in matmul_peak().items()})
         say(f"{here['processor']}, {here['cores']} cores {here['bf16']}, peak {bench.peak:.3f} TFLOP/s")

@@ -17,7 +17,9 @@ OURS, PEER = "#1f6f5c", "#b9c2c0"
 def bars(axes: Any, systems: dict[str, dict[str, Any]], title: str) -> None:
     """Seconds of each system, shortest on top; ours in colour."""
     ordered = sorted(systems.items(), key=lambda item: -item[1]["seconds"])
-    names = [name.replace("native", "qwen3-rag") for name, _ in ordered]
+    names = [
+        name.replace("native", "qwen3-rag") + (f" ({row['note']})" if "note" in row else "") for name, row in ordered
+    ]
     seconds = [row["seconds"] for _, row in ordered]
     colours = [OURS if name.startswith("qwen3-rag") else PEER for name in names]
     found = axes.barh(names, seconds, color=colours)
@@ -59,11 +61,13 @@ def main() -> None:
         map(str, (HERE / "results").glob("bench-*.json")), key=lambda p: Path(p).stat().st_mtime
     )
     results = json.loads(Path(given[-1]).read_text())
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=[1.3, 1], layout="constrained")
+    both = "lengths" in results
+    figure, axes = plt.subplots(1, 1 + both, figsize=(12 if both else 8, 4.2), squeeze=False, layout="constrained")
     rerank, machine = results["rerank"], results["machine"]
     title = f"Reranking {rerank['documents']} abstracts ({rerank['candidate tokens']:,} tokens) for one query"
-    bars(left, rerank["systems"], title)
-    lengths(right, results["lengths"])
+    bars(axes[0, 0], rerank["systems"], title)
+    if both:
+        lengths(axes[0, 1], results["lengths"])
     figure.suptitle(
         f"Qwen3-Reranker-0.6B's architecture, {machine['cores']} cores {machine['processor']}, "
         f"{', '.join(machine['bf16']) or 'no bf16'}, {machine['date']}",
