@@ -198,6 +198,18 @@ def table(model: str, label: str, work: list[Group], runtimes: list[str], folder
     return "\n".join(lines) + "\n", {"spread": float(expected.std()), "pairs": len(expected), "rows": kept}
 
 
+def write(texts: list[str], data: dict[str, Any], work: list[Group]) -> None:
+    """Keep what there is so far: the next model may take long."""
+    kinds = ", ".join(dict.fromkeys(kind for kind, _, _ in work))
+    head = (
+        f'Log-odds against the official formula in float32 (`runtime="transformers"`), in standard deviations of the\n'
+        f"scores; {len(work)} queries with {DOCUMENTS} documents each ({kinds}), cut at {MAX_LENGTH} tokens. Made by\n"
+        f"`{' '.join(['python', 'benchmarks/agreement.py', *sys.argv[1:]])}`.\n"
+    )
+    (HERE / "results/agreement.md").write_text("\n".join([head, *texts]))
+    (HERE / "results/agreement.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
 def main() -> None:
     """Write the tables; or, with --job, be the process that scores by vLLM."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,14 +236,7 @@ def main() -> None:
         for label, model in models.items():
             text, data[label] = table(model, label, work, runtimes, Path(folder))
             texts.append(text)
-    kinds = ", ".join(dict.fromkeys(kind for kind, _, _ in work))
-    head = (
-        f'Log-odds against the official formula in float32 (`runtime="transformers"`), in standard deviations of the\n'
-        f"scores; {len(work)} queries with {DOCUMENTS} documents each ({kinds}), cut at {MAX_LENGTH} tokens. Made by\n"
-        f"`{' '.join(['python', 'benchmarks/agreement.py', *sys.argv[1:]])}`.\n"
-    )
-    (HERE / "results/agreement.md").write_text("\n".join([head, *texts]))
-    (HERE / "results/agreement.json").write_text(json.dumps(data, indent=1) + "\n")
+            write(texts, data, work)
 
 
 if __name__ == "__main__":
