@@ -117,8 +117,10 @@ def elsewhere(model: str, dtype: str, work: list[Group], folder: Path) -> list[f
     job.write_text(json.dumps({"model": model, "dtype": dtype, "work": work}))
     command = [str(PEERS), str(Path(__file__).resolve()), "--job", str(job), str(out)]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "pipeline")}
+    out.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
-    if done.returncode:
+    # vLLM's CPU build now and then aborts while it shuts down, after the scores are written.
+    if done.returncode and not out.is_file():
         raise RuntimeError(done.stderr[-1500:])
     return json.loads(out.read_text())
 
@@ -221,7 +223,9 @@ def main() -> None:
     given = arguments.parse_args()
     if given.job:
         job = json.loads(given.job[0].read_text())
-        given.job[1].write_text(json.dumps(scores(job["model"], "vllm", job["dtype"], job["work"])))
+        whole = given.job[1].with_suffix(".part")
+        whole.write_text(json.dumps(scores(job["model"], "vllm", job["dtype"], job["work"])))
+        whole.replace(given.job[1])
         return
     from qwen3_rag.models.demo import demo_reranker
 
