@@ -88,8 +88,7 @@ def _torch_varlen() -> Varlen:
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
         # A window of (-1, 0) is causal, aligned at the sequences' ends: earlier keys (the prefix) are all seen.
         out = varlen_attn(q, k, v, cu_q, cu_k, n, m, scale=scale, window_size=(-1, 0))
-        assert isinstance(out, Tensor)
-        return out
+        return out if isinstance(out, Tensor) else out[0]
 
     return kernel
 
@@ -110,7 +109,7 @@ class Batch:
     layout: Layout
     attend: Attention
     stage: Literal["all", "keys", "last"] = "all"
-    kept: tuple[Tensor, Tensor] | None = None
+    kept: tuple[Tensor, ...] = ()
     layers: int = 0
 
 
@@ -158,8 +157,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, layer: Tensor, scale: flo
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     batch.layers += 1
     if batch.stage == "last":
-        assert batch.kept is not None
-        return batch.attend(q, *batch.kept, batch.layout, number, scale, True)
+        keys, values = batch.kept
+        return batch.attend(q, keys, values, batch.layout, number, scale, True)
     _record(batch.layout, k, v, number)
     if batch.stage == "keys":
         batch.kept = (k, v)

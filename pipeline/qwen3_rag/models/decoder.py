@@ -214,7 +214,7 @@ def _smaller_budget(error: BaseException, budget: int) -> int | None:
 
 def load_decoder(
     folder: Path, head: Head, token_ids: Sequence[int], *, device: str, dtype: str, options: dict[str, Any]
-) -> tuple[Decoder, Tensor | None]:
+) -> tuple[Decoder, Tensor]:
     """A decoder ready to run, and its head's rows; what it runs on is logged.
 
     Args:

@@ -77,7 +77,7 @@ class Weights:
     """A loaded model: the decoder without its head, and the head's rows that the caller asked for."""
 
     body: nn.Module
-    rows: Tensor | None
+    rows: Tensor
     config: Any
 
 
@@ -165,9 +165,9 @@ def load_model(folder: Path, head: Head, dtype: torch.dtype, implementation: str
     return model.requires_grad_(False).eval()
 
 
-def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor | None:
+def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor:
     if head == "none":
-        return None
+        return torch.empty(0)
     if head == "causal":
         return model.get_output_embeddings().weight[list(token_ids)].float()  # type: ignore[no-any-return]
     rows: Tensor = model.score.weight

@@ -92,7 +92,6 @@ class NativeReranker:
         self.input = RerankInput(tokens, max_length)
         self.decoder, rows = load_decoder(folder, head, ids, device=device, dtype=dtype, options=options)
         check_length(max_length, self.decoder.config)
-        assert rows is not None
         self.direction = (rows[1] - rows[0] if head == "causal" else rows[0]).cpu().numpy()
 
     @property
