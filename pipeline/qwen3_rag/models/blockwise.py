@@ -154,14 +154,21 @@ def _attend_all(q: Tensor, k: Tensor, v: Tensor, block: _Block, scale: float, in
     step = max(FEWEST_ROWS, min(most, limit // (group * (before + longest))))
     for first in range(0, longest, step):
         stop = min(first + step, longest)
-        part, keys = slice(first * group, stop * group), slice(0, before + stop)
-        at_once = max(1, limit // ((stop - first) * group * (before + stop)))
+        visible = _rounded(before + stop)
+        part, keys = slice(first * group, stop * group), slice(0, visible)
+        at_once = max(1, limit // ((stop - first) * group * visible))
         for one in range(0, n * shared, at_once):
             b = slice(one, one + at_once)
             # The queries are not needed again: their memory takes the result.
             flat[b, part] = inner(flat[b, part], k[b, keys], v[b, keys], seen[:, part], scale)
     for place, (start, stop) in zip(rows, block.rows, strict=True):
         out[start:stop].view(-1, shared, group, size).copy_(place[:, : stop - start].transpose(0, 1))
+
+
+def _rounded(keys: int) -> int:
+    """Keys to attend to, some hidden ones included: for each shape of a product oneDNN keeps code and memory."""
+    unit = max(16, 1 << keys.bit_length() >> 4)
+    return -(-keys // unit) * unit
 
 
 def _attend_last(q: Tensor, k: Tensor, v: Tensor, block: _Block, scale: float, inner: Inner) -> Tensor:
