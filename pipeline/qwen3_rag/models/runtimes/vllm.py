@@ -7,9 +7,11 @@ cannot act as control tokens. In float32 the log-odds are the native runtime's t
 vLLM starts a process for its engine: a script that uses it needs `if __name__ == "__main__":` around its start.
 """
 
+import atexit
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,8 @@ class Engine:
         chosen = str(choose_dtype(dtype, torch.device(platform))).removeprefix("torch.")
         self.task, self._lock = task, threading.Lock()
         self.llm = _load(folder, task, DEFAULTS | {"max_model_len": max_length} | options | form | {"dtype": chosen})
+        # Left to itself vLLM ends its process while Python is ending, and a thread of its own then sometimes aborts.
+        atexit.register(_end, weakref.ref(self.llm))
         self.runs_on = {"device": platform, "dtype": chosen, "attention": "vllm"}
 
     def rows(self, sequences: Sequence[Sequence[int]], until: Until = NEVER) -> Iterator[tuple[range, Float32]]:
@@ -119,6 +123,13 @@ def _check_options(options: dict[str, Any], known: list[str], max_length: int) -
     longest = options.get("max_model_len", max_length)
     if not isinstance(longest, int) or longest < max_length:
         raise InvalidArgumentError(f"max_model_len is {longest!r}; expected at least max_length={max_length}")
+
+
+def _end(llm: Callable[[], Any]) -> None:
+    """Stop the engine's process in the order that vLLM means it to be stopped."""
+    engine = getattr(getattr(llm(), "llm_engine", None), "engine_core", None)
+    if engine is not None:
+        engine.shutdown()
 
 
 def _load(folder: Path, task: str, arguments: dict[str, Any]) -> Any:
