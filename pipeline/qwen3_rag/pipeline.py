@@ -10,20 +10,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qwen3_rag.arguments import at_least, check_query, text_list
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
     ModelError,
-    Qwen3RagError,
     StoreError,
     UnknownNameError,
 )
 from qwen3_rag.index.database import FORMAT, Database
 from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
 from qwen3_rag.index.store import Store
-from qwen3_rag.ingest.indexer import add_documents, as_documents, file_batches
+from qwen3_rag.index.upkeep import Upkeep
+from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, file_batches
 from qwen3_rag.ingest.readers import read_documents, source_files
 from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.cascade import Cascade, reranker_of
@@ -55,7 +56,8 @@ class Pipeline:
         self, store: Store, embedder: EmbedderProtocol, reranker: RerankerProtocol | None, settings: Settings
     ) -> None:
         self.store, self.embedder, self.reranker, self.settings = store, embedder, reranker, settings
-        self.retriever = Retriever(store, store.meta("embedder")["dimensions"])
+        self.retriever = Retriever(store)
+        self.upkeep = Upkeep(store, lambda: self.retriever.damaged)
         self._embedder_checked = self._written = False
 
     @classmethod
@@ -88,12 +90,19 @@ class Pipeline:
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
         Database.check_free(Path(path))
         _check_chunks(settings, embedder)
-        meta = {
+        meta: dict[str, Any] = {
             "settings": settings.describe(),
             "embedder": describe_maker(embedder),
             "reranker": reranker.describe() if reranker else None,
         }
-        pipeline = cls(Store.create(Path(path), meta), embedder, reranker, settings)
+        store = Store.create(
+            Path(path),
+            meta,
+            dimensions=meta["embedder"]["dimensions"],
+            vectors=settings.vectors,
+            fields=settings.fields,
+        )
+        pipeline = cls(store, embedder, reranker, settings)
         pipeline._embedder_checked = True
         return pipeline
 
@@ -144,14 +153,11 @@ class Pipeline:
         return self.store.count()[0]
 
     def close(self) -> None:
-        """Write the dense index beside the store if this object changed it, and close the store."""
+        """Finish what the derived indexes need, if this object wrote to the store, and close it."""
         try:
             if self._written:
-                self.retriever.checkpoint()
                 self._written = False
-        except (Qwen3RagError, OSError, RuntimeError) as error:
-            # Nothing is lost: the index is derived, and the next opening rebuilds it.
-            logger.warning("%s: the dense index was not written beside the store: %s", self.store.folder, error)
+                self.upkeep.close()
         finally:
             self.store.close()
 
@@ -161,20 +167,33 @@ class Pipeline:
             check_same(self.embedder, self.store.meta("embedder"))
             self._embedder_checked = True
 
-    def add(self, documents: Iterable[Document], show_progress: bool = False) -> IndexReport:
-        """Write documents, in one commit, in place of those of the same ids.
+    def add(
+        self, documents: Iterable[Document], show_progress: bool = False, *, vectors: NDArray[Any] | None = None
+    ) -> IndexReport:
+        """Write documents, in one commit, in place of those of the same ids; they can be found when this returns.
 
         What the store already has as it is stays, and a text it has is not embedded again.
 
+        Args:
+            documents: The documents.
+            show_progress: Show how far embedding is.
+            vectors: Unit vectors (n, dimensions), one for each document, which then is a single passage: for those
+                who have embedded their documents with the store's model already. Nothing is embedded.
+
         Raises:
-            InvalidArgumentError: Not a list of documents; the store is unchanged.
+            InvalidArgumentError: Not a list of documents, or vectors that do not fit; the store is unchanged.
         """
         checked = as_documents(documents)
         if not checked:
             return IndexReport()
-        self._check_embedder()
-        report = add_documents(self.store, self.embedder, self.settings, checked, show_progress)
-        self._written = self._written or report.documents > 0
+        if vectors is not None:
+            report = add_with_vectors(self.store, checked, vectors)
+        else:
+            self._check_embedder()
+            report = add_documents(self.store, self.embedder, self.settings, checked, show_progress)
+        if report.documents:
+            self._written = True
+            self.upkeep.after_write()
         return report
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -184,6 +203,7 @@ class Pipeline:
         if found:
             self.store.write([], remove=found)
             self._written = True
+            self.upkeep.after_write()
         return len(found)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
@@ -239,7 +259,7 @@ class Pipeline:
             instruction: What to look for, in place of the default: a preset's name, an own one's, or a sentence.
             min_score: Leave out reranked hits whose probability is below.
             min_log_odds: Leave out reranked hits whose log-odds are below.
-            mode: "dense", "lexical" (BM25) or "hybrid" (both, fused by rank).
+            mode: "dense", "lexical" (BM25) or "hybrid" (both, their normalised scores added).
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
             deadline: Seconds after which no further candidates are reread; `degraded` then says so.
@@ -331,15 +351,30 @@ class Pipeline:
         """`search` in a thread of its own, so that the event loop goes on; a cancelled task leaves the queue."""
         return await in_thread(self.search, query, **options)
 
-    def optimize(self) -> None:
-        """Give back the space of what was deleted, and write the dense index anew."""
-        self.store.compact()
-        self.retriever.checkpoint()
-        self._written = False
+    def optimize(self, index: str = "auto", *, recall: float = 0.99, queries: Sequence[str] | None = None) -> None:
+        """Give back the space of what was deleted, and make the indexes for search anew.
+
+        Readers go on meanwhile; writers wait.
+
+        Args:
+            index: "flat" searches exactly, "ivf" approximately, "auto" approximately past 200,000 passages. Kept.
+            recall: Share of the exact 100 nearest that an approximate index must find, in the mean; if it cannot,
+                search stays exact.
+            queries: Questions to measure that on; by default it is measured on queries made from passages.
+
+        Raises:
+            UnknownNameError: Another kind of index.
+            InvalidArgumentError: `recall` is not between 0 and 1.
+        """
+        if not isinstance(recall, int | float) or not 0 < recall <= 1:
+            raise InvalidArgumentError(f"recall is {recall!r}; expected a share of more than 0, at most 1")
+        texts = None if queries is None else text_list(queries, "queries")
+        vectors = self.embedder.encode_query(texts) if texts else None
+        self.upkeep.optimize(index, recall, vectors)
 
     def verify(self) -> list[str]:
         """Read the whole store and compare checksums; what is wrong, in words, or an empty list."""
-        return self.store.verify()
+        return self.store.verify() + self.upkeep.verify()
 
     def info(self) -> dict[str, Any]:
         """What the store holds and what runs it, as JSON."""
@@ -352,7 +387,7 @@ class Pipeline:
             "documents": documents,
             "passages": passages,
             "bytes": sum(file.stat().st_size for file in files),
-            "dimensions": self.store.meta("embedder")["dimensions"],
+            "dimensions": self.store.dimensions,
             "index": self.retriever.describe(),
             "settings": self.settings.describe(),
             "embedder": _described(self.embedder),

@@ -1,9 +1,9 @@
-"""What a store is created with and keeps: how documents are cut into passages."""
+"""What a store is created with and keeps: how documents are cut, how vectors are stored, what can be filtered fast."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from qwen3_rag.arguments import at_least
+from qwen3_rag.arguments import at_least, one_of, text_list
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 
 __all__ = ["Settings"]
@@ -16,10 +16,17 @@ class Settings:
     Attributes:
         chunk_tokens: Most tokens of a passage, counted by the embedder's tokenizer, the title not included.
         chunk_overlap: Tokens at most that a passage repeats of the one before it, in whole sentences.
+        vectors: Type in which vectors are stored and compared, "float16" or "float32".
+        fields: Names of the metadata fields that are indexed for filters; None is all. Others can be filtered on too,
+            at the price of a look at every document.
+        index_memory: MiB that making an index takes at most, beside files that are mapped.
     """
 
     chunk_tokens: int = 400
     chunk_overlap: int = 50
+    vectors: str = "float16"
+    fields: tuple[str, ...] | None = None
+    index_memory: int = 1024
 
     def __post_init__(self) -> None:
         at_least(self.chunk_tokens, 8, "chunk_tokens")
@@ -28,6 +35,10 @@ class Settings:
             raise InvalidArgumentError(
                 f"chunk_overlap is {self.chunk_overlap}; expected at most half of chunk_tokens={self.chunk_tokens}"
             )
+        at_least(self.index_memory, 512, "index_memory")
+        one_of(self.vectors, ("float16", "float32"), "vectors")
+        if self.fields is not None:
+            object.__setattr__(self, "fields", tuple(text_list(self.fields, "fields")))
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "Settings":

@@ -17,14 +17,29 @@ pytestmark = pytest.mark.skipif(not WHEEL, reason="set QWEN3_RAG_GPU_WHEEL=fetch
 
 
 @pytest.fixture(scope="module")
-def bindings(tmp_path_factory: pytest.TempPathFactory) -> ast.Module:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     path = Path(str(WHEEL))
     if WHEEL == "fetch":
         folder = tmp_path_factory.mktemp("wheel")
         fetch = ["download", "--no-deps", "--only-binary=:all:", "-d", str(folder), "faiss-gpu==1.15.1"]
         subprocess.run([sys.executable, "-m", "pip", *fetch], check=True, capture_output=True)
         (path,) = folder.glob("*.whl")
-    return ast.parse(zipfile.ZipFile(path).read("faiss/swigfaiss.py"))
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def bindings(wheel: zipfile.ZipFile) -> ast.Module:
+    return ast.parse(wheel.read("faiss/swigfaiss.py"))
+
+
+@pytest.fixture(scope="module")
+def wrappers(wheel: zipfile.ZipFile) -> ast.Module:
+    return ast.parse(wheel.read("faiss/class_wrappers.py"))
+
+
+@pytest.fixture(scope="module")
+def gpu_wrappers(wheel: zipfile.ZipFile) -> ast.Module:
+    return ast.parse(wheel.read("faiss/gpu_wrappers.py"))
 
 
 def arguments(node: ast.FunctionDef) -> list[str]:
@@ -40,13 +55,42 @@ def method(module: ast.Module, cls: str, name: str) -> list[str]:
     return next(arguments(n) for n in found.body if isinstance(n, ast.FunctionDef) and n.name == name)
 
 
+def members(module: ast.Module, name: str) -> set[str]:
+    """What a class of the bindings has, its base classes' included."""
+    found = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
+    own = {
+        target.id
+        for n in found.body
+        if isinstance(n, ast.Assign)
+        for target in n.targets
+        if isinstance(target, ast.Name)
+    }
+    own |= {n.name for n in found.body if isinstance(n, ast.FunctionDef)}
+    bases = [base.id for base in found.bases if isinstance(base, ast.Name) and base.id != "object"]
+    return own.union(*(members(module, base) for base in bases))
+
+
 def test_the_gpu_calls_exist_with_the_arguments_we_give(bindings: ast.Module) -> None:
     assert function(bindings, "get_num_gpus") == []
-    assert function(bindings, "index_cpu_to_gpu")[:3] == ["provider", "device", "index"]
     assert method(bindings, "StandardGpuResources", "__init__") == ["self"]
     assert method(bindings, "StandardGpuResources", "setTempMemory") == ["self", "size"]
+    assert {"useFloat16", "device"} <= members(bindings, "GpuIndexFlatConfig")
+    assert {"add", "search", "ntotal"} <= members(bindings, "GpuIndexFlatIP")
+    assert {"shard", "indicesOptions"} <= members(bindings, "GpuMultipleClonerOptions")
+    assert {"nprobe"} <= members(bindings, "SearchParametersIVF")
+    assert any(isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "INDICES_64_BIT" for n in bindings.body)
+    assert function(bindings, "index_cpu_to_gpu_multiple")[:4] == ["provider", "devices", "index", "options"]
 
 
-def test_the_wheel_converts_a_flat_index(bindings: ast.Module) -> None:
-    assert method(bindings, "GpuIndexFlat", "__init__")
-    assert any(isinstance(n, ast.ClassDef) and n.name == "GpuIndexFlatIP" for n in bindings.body)
+def test_a_flat_index_on_the_gpu_is_made_from_resources_dimensions_and_configuration(bindings: ast.Module) -> None:
+    made = next(n for n in bindings.body if isinstance(n, ast.ClassDef) and n.name == "GpuIndexFlatIP")
+    makes = next(n for n in made.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    assert "new_GpuIndexFlatIP(*args)" in ast.unparse(makes)
+    assert "INDICES_64_BIT" in ast.unparse(bindings)
+
+
+def test_search_on_a_gpu_takes_parameters(wrappers: ast.Module, gpu_wrappers: ast.Module) -> None:
+    assert function(gpu_wrappers, "index_cpu_to_gpu_multiple_py") == ["resources", "index", "co", "gpus"]
+    handles = next(n for n in wrappers.body if isinstance(n, ast.FunctionDef) and n.name == "handle_Index")
+    search = next(n for n in handles.body if isinstance(n, ast.FunctionDef) and n.name == "replacement_search")
+    assert [a.arg for a in [*search.args.args, *search.args.kwonlyargs]][:4] == ["self", "x", "k", "params"]

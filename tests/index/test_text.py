@@ -6,7 +6,7 @@ import pytest
 from qwen3_rag import Document
 from qwen3_rag.index.retriever import Retriever, fuse
 from qwen3_rag.index.store import Store
-from qwen3_rag.index.text import query_terms, segment
+from qwen3_rag.index.text import query_terms, terms_of
 
 TEXTS = {
     "zh": "潮汐是由月球引力引起的海水涨落。",
@@ -25,10 +25,10 @@ def retriever(tmp_path: Path) -> Iterator[Retriever]:
 
     from qwen3_rag.index.store import PassageRow
 
-    store = Store.create(tmp_path / "store", {})
+    store = Store.create(tmp_path / "store", {}, dimensions=4)
     row = np.zeros(4, dtype=np.float32)
     store.write([(Document(t, name), [PassageRow(0, len(t), name.encode(), row)]) for name, t in TEXTS.items()])
-    yield Retriever(store, 4)
+    yield Retriever(store)
     store.close()
 
 
@@ -61,15 +61,27 @@ def test_nothing_in_a_query_is_syntax(retriever: Retriever, query: str) -> None:
 
 
 def test_terms() -> None:
-    assert segment("getUserName") == ["getusername", "get", "user", "name"]
-    assert segment("潮汐表") == ["潮汐", "汐表", "表"]
-    assert query_terms("潮") == ['"潮"*']
-    assert query_terms('a"b') == ['"a"', '"b"']
+    assert dict(terms_of("getUserName")) == {"getusername": 1, "get": 1, "user": 1, "name": 1}
+    assert dict(terms_of("潮汐表")) == {"潮": 1, "汐": 1, "表": 1, "潮汐": 1, "汐表": 1}
+    assert dict(terms_of("Tide tide TIDE")) == {"tide": 3}
+    assert query_terms("潮") == ["潮"]
+    assert query_terms("潮汐") == ["潮汐"]
+    assert query_terms('a"b a') == ["a", "b"]
+    assert terms_of("x" * 101) == {}
 
 
 def test_fusion_prefers_what_both_rankings_hold() -> None:
     import numpy as np
 
-    numbers, scores = fuse([np.array([1, 2, 3]), np.array([3, 4])], 3)
-    assert numbers.tolist() == [3, 1, 2]
-    assert scores[0] == pytest.approx(1 / 63 + 1 / 61)
+    def found(numbers: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(numbers, dtype=np.int64), np.array(scores, dtype=np.float32)
+
+    dense, lexical = found([1, 2, 3], [0.9, 0.85, 0.7]), found([2, 4], [8.0, 4.0])
+    numbers, scores = fuse(dense, lexical, 3)
+    assert numbers.tolist() == [2, 1, 4]
+    assert scores.tolist() == pytest.approx([0.7 * 0.75 + 0.3, 0.7, 0.15])
+    assert fuse(dense, lexical, 2)[0].tolist() == [2, 1]  # 4 is the last of a full list
+    assert fuse(dense, found([], []), 3)[0].tolist() == [1, 2, 3]
+    assert fuse(found([], []), lexical, 3)[0].tolist() == [2, 4]
+    alone = fuse(found([5], [0.3]), found([5], [2.0]), 3)
+    assert alone[1].tolist() == pytest.approx([1.0])

@@ -1,166 +1,197 @@
-"""Metadata filters: a small language compiled to SQL in which every name and value is a bound parameter.
+"""Metadata filters: a small language, checked and cut into conditions on single fields, each a set of passages.
 
     {"lang": "en", "year": {"$gte": 2020}}                    all of several conditions
     {"tags": {"$contains": "news"}}                           a list holds a value
     {"$or": [{"kind": {"$in": ["code", "prose"]}}, {"$not": {"draft": True}}]}
 
-Numbers compare with numbers and texts with texts; a comparison across types is false, not an error. A document without
-the field meets no condition on it but `$ne`, `$nin` and `$exists: False`.
+Numbers compare with numbers and texts with texts (by code point, so ISO dates compare as dates); a comparison across
+types is false, not an error. A document without the field meets no condition on it but `$ne`, `$nin`, `$exists: False`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qwen3_rag.errors import FilterError
 from qwen3_rag.records import INT64
 
-__all__ = ["Condition", "compile_filter", "field_rows"]
+__all__ = ["Condition", "Parsed", "field_rows", "parse_filter", "typed"]
 
-Condition = tuple[str, list[Any]]
-COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "$gt": (">", operator.gt),
+    "$gte": (">=", operator.ge),
+    "$lt": ("<", operator.lt),
+    "$lte": ("<=", operator.le),
+}
 OPERATORS = ["$eq", "$ne", *COMPARISONS, "$in", "$nin", "$exists", "$contains"]
-MOST_VALUES = 30_000  # SQLite binds no more than 32,766 parameters
+KINDS = {"null": 0, "bool": 1, "number": 2, "text": 3, "list": 4, "object": 5}
+MOST_VALUES = 200_000
 MOST_DEPTH = 40
 MOST_PARTS = 200
+Value = tuple[int, Any]  # kind and stored value
 
 
-def field_rows(metadata: Mapping[str, Any]) -> list[tuple[str, str, Any, int]]:
-    """Metadata as rows (key, kind, value, whether an item of a list) of the table `fields`."""
-    rows = []
+@dataclass(frozen=True)
+class Condition:
+    """A condition on one field that an index can answer.
+
+    Attributes:
+        field: The field's name.
+        item: 1 asks the items of lists, 0 the value itself.
+        compare: "=" for any of `values`, a comparison with the one value, or "" for being there at all.
+        values: Kinds and values.
+    """
+
+    field: str
+    item: int
+    compare: str
+    values: tuple[Value, ...]
+
+    def holds(self, metadata: Mapping[str, Any]) -> bool:
+        """The same answered from a document's metadata."""
+        if self.field not in metadata:
+            return False
+        value = metadata[self.field]
+        rows = [typed(item) for item in value] if self.item and isinstance(value, list) else []
+        return any(self._meets(row) for row in (rows if self.item else [typed(value)]))
+
+    def _meets(self, row: Value) -> bool:
+        if self.compare == "":
+            return True
+        if self.compare == "=":
+            return any(row[0] == kind and row[1] == value for kind, value in self.values)
+        kind, value = self.values[0]
+        compare = next(function for sign, function in COMPARISONS.values() if sign == self.compare)
+        return row[0] == kind and compare(row[1], value)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A filter, checked: "and" or "or" of parts, "not" of one part, or a condition."""
+
+    joined: str
+    parts: tuple["Parsed | Condition", ...]
+
+
+def field_rows(metadata: Mapping[str, Any]) -> set[tuple[str, int, int, Any]]:
+    """Metadata as rows (field, whether an item of a list, kind, value) of the table `fields`."""
+    rows = set()
     for key, value in metadata.items():
-        rows.append((key, *_typed(value), 0))
+        rows.add((key, 0, *typed(value)))
         if isinstance(value, list | tuple):
-            rows += [(key, *_typed(item), 1) for item in value]
+            rows.update((key, 1, *typed(item)) for item in value)
     return rows
 
 
-def _typed(value: object) -> tuple[str, Any]:
+def typed(value: object) -> Value:
     """Kind and stored value: a kind of its own for each JSON type, so that 1, True and "1" stay apart."""
     if value is None:
-        return "null", None
+        return KINDS["null"], 0
     if isinstance(value, bool):
-        return "bool", int(value)
+        return KINDS["bool"], int(value)
     if isinstance(value, int | float):
-        return "number", value
+        return KINDS["number"], value
     if isinstance(value, str):
-        return "text", value
-    return ("list" if isinstance(value, list | tuple) else "object"), None
+        return KINDS["text"], value
+    return KINDS["list" if isinstance(value, list | tuple) else "object"], 0
 
 
-def compile_filter(filter: Mapping[str, Any]) -> Condition:
-    """SQL condition on `d.number`, a document's number, and its parameters.
+def parse_filter(filter: Mapping[str, Any]) -> Parsed | Condition:
+    """Check a filter.
 
     Raises:
         FilterError: Unknown operator, or a value that an operator does not take.
     """
-    sql, values = _all_of(filter, 0)
-    if len(values) > MOST_VALUES:
-        raise FilterError(f"the filter has {len(values)} values; expected at most {MOST_VALUES}")
-    return sql, values
+    return _all_of(filter, 0)
 
 
-def _all_of(filter: object, depth: int) -> Condition:
+def _all_of(filter: object, depth: int) -> Parsed | Condition:
     if depth > MOST_DEPTH:
         raise FilterError(f"the filter is nested deeper than {MOST_DEPTH} levels")
     if not isinstance(filter, Mapping):
         raise FilterError(f'filter is {filter!r}; expected a mapping such as {{"lang": "en"}}')
-    return _join([_one(key, value, depth) for key, value in filter.items()], "AND", "1")
+    return _join([_one(key, value, depth) for key, value in filter.items()], "and")
 
 
-def _one(key: object, value: object, depth: int) -> Condition:
+def _one(key: object, value: object, depth: int) -> Parsed | Condition:
     if not isinstance(key, str):
         raise FilterError(f"filter has the key {key!r}; expected a field's name (str)")
+    _valid(key, key)
     if key in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
             raise FilterError(f"{key} is {value!r}; expected a list of filters that is not empty")
-        return _join([_all_of(part, depth + 1) for part in value], key[1:].upper(), "1")
+        return _join([_all_of(part, depth + 1) for part in value], key[1:])
     if key == "$not":
-        sql, values = _all_of(value, depth + 1)
-        return f"NOT {sql}", values
+        return Parsed("not", (_all_of(value, depth + 1),))
     if key.startswith("$"):
         raise FilterError(f"unknown operator {key!r}; expected a field's name or one of $and, $or, $not")
     if not isinstance(value, Mapping):
         return _operator(key, "$eq", value)
     if not value:
         raise FilterError(f"filter[{key!r}] is empty; expected a value or operators: {', '.join(OPERATORS)}")
-    return _join([_operator(key, operator, operand) for operator, operand in value.items()], "AND", "1")
+    return _join([_operator(key, name, operand) for name, operand in value.items()], "and")
 
 
-def _operator(key: str, operator: object, operand: Any) -> Condition:
-    match operator:
+def _operator(key: str, name: object, operand: Any) -> Parsed | Condition:
+    match name:
         case "$eq":
-            return _found(key, *_equal(key, operand))
+            return Condition(key, 0, "=", (_scalar(key, operand),))
         case "$ne":
-            return _negated(_found(key, *_equal(key, operand)))
-        case "$in" | "$nin":
-            found = _found(key, *_any_of(key, operator, operand))
-            return found if operator == "$in" else _negated(found)
+            return _negated(Condition(key, 0, "=", (_scalar(key, operand),)))
+        case "$in":
+            return Condition(key, 0, "=", _many(key, name, operand))
+        case "$nin":
+            return _negated(Condition(key, 0, "=", _many(key, name, operand)))
         case "$contains":
-            sql, values = _equal(key, operand)
-            return _found(key, sql, values, item=1)
+            return Condition(key, 1, "=", (_scalar(key, operand),))
         case "$exists":
             if not isinstance(operand, bool):
                 raise FilterError(f"filter[{key!r}]: $exists is {operand!r}; expected True or False")
-            found = _found(key, "1", [])
+            found = Condition(key, 0, "", ())
             return found if operand else _negated(found)
-        case str() if operator in COMPARISONS:
-            kind, value = _scalar(key, operand)
-            if kind not in ("number", "text"):
-                raise FilterError(f"filter[{key!r}]: {operator} is {operand!r}; expected a number or a text")
-            return _found(key, f"kind = ? AND value {COMPARISONS[operator]} ?", [kind, value])
-    raise FilterError(f"filter[{key!r}]: unknown operator {operator!r}; expected one of {', '.join(OPERATORS)}")
+        case str() if name in COMPARISONS:
+            value = _scalar(key, operand)
+            if value[0] not in (KINDS["number"], KINDS["text"]):
+                raise FilterError(f"filter[{key!r}]: {name} is {operand!r}; expected a number or a text")
+            return Condition(key, 0, COMPARISONS[name][0], (value,))
+    raise FilterError(f"filter[{key!r}]: unknown operator {name!r}; expected one of {', '.join(OPERATORS)}")
 
 
-def _found(key: str, sql: str, values: list[Any], item: int = 0) -> Condition:
-    return f"d.number IN (SELECT document FROM fields WHERE key = ? AND item = {item} AND {sql})", [key, *values]
-
-
-def _equal(key: str, operand: object) -> Condition:
-    kind, value = _scalar(key, operand)
-    return "kind = ? AND value IS ?", [kind, value]
-
-
-def _any_of(key: str, operator: str, operand: object) -> Condition:
+def _many(key: str, name: str, operand: object) -> tuple[Value, ...]:
     if isinstance(operand, str) or not isinstance(operand, Sequence | set | frozenset):
-        raise FilterError(f"filter[{key!r}]: {operator} is {operand!r}; expected a list of values")
-    by_kind: dict[str, list[Any]] = {}
-    for value in operand:
-        kind, stored = _scalar(key, value)
-        by_kind.setdefault(kind, []).append(stored)
-    parts: list[Condition] = []
-    for kind, stored_values in by_kind.items():
-        if kind == "null":
-            parts.append(("kind = ?", [kind]))
-        else:
-            marks = ",".join("?" * len(stored_values))
-            parts.append((f"(kind = ? AND value IN ({marks}))", [kind, *stored_values]))
-    return _join(parts, "OR", "0")
+        raise FilterError(f"filter[{key!r}]: {name} is {operand!r}; expected a list of values")
+    if len(operand) > MOST_VALUES:
+        raise FilterError(f"filter[{key!r}]: {name} has {len(operand)} values; expected at most {MOST_VALUES}")
+    return tuple(dict.fromkeys(_scalar(key, value) for value in operand))
 
 
-def _scalar(key: str, value: object) -> tuple[str, Any]:
-    kind, stored = _typed(value)
-    if kind in ("list", "object"):
+def _scalar(key: str, value: object) -> Value:
+    kind, stored = typed(value)
+    if kind in (KINDS["list"], KINDS["object"]):
         raise FilterError(f"filter[{key!r}] compares with {value!r}; expected a text, number, True, False or None")
     if isinstance(stored, float) and not math.isfinite(stored):
         raise FilterError(f"filter[{key!r}] compares with {value!r}; expected a finite number")
     if isinstance(stored, int) and stored not in INT64:
         raise FilterError(f"filter[{key!r}] compares with {value!r}; expected at most 64 bits")
     if isinstance(stored, str):
-        try:
-            stored.encode()
-        except UnicodeEncodeError:
-            raise FilterError(f"filter[{key!r}] compares with {value!r}, which is not valid Unicode") from None
+        _valid(stored, key)
     return kind, stored
 
 
-def _join(parts: list[Condition], word: str, empty: str) -> Condition:
+def _valid(text: str, key: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FilterError(f"filter[{key!r}] compares with {text!r}, which is not valid Unicode") from None
+
+
+def _join(parts: list[Parsed | Condition], word: str) -> Parsed | Condition:
     if len(parts) > MOST_PARTS:
         raise FilterError(f"the filter joins {len(parts)} conditions; expected at most {MOST_PARTS}, or a list in $in")
-    if not parts:
-        return f"({empty})", []
-    return "(" + f" {word} ".join(sql for sql, _ in parts) + ")", [value for _, values in parts for value in values]
+    return parts[0] if len(parts) == 1 else Parsed(word, tuple(parts))
 
 
-def _negated(condition: Condition) -> Condition:
-    return f"NOT {condition[0]}", condition[1]
+def _negated(part: Parsed | Condition) -> Parsed:
+    return Parsed("not", (part,))

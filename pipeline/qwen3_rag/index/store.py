@@ -1,31 +1,35 @@
-"""The one commit point: documents, passages, metadata and vectors in one SQLite file.
+"""The one commit point: documents, passages, metadata and vectors, written together and named by one commit number.
 
-Everything that belongs to a version of the store is written in one transaction and named by one commit number. FAISS'
-index is derived from it and can be deleted at any time. Rows carry checksums of our own, compared whenever they are
-read back: SQLite does not notice a flipped bit.
+SQLite holds everything but the vectors, which lie in a file of their own that its commits name. The indexes for search
+are derived from both and can be deleted at any time.
 """
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import IndexCorruptedError
+from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
+from qwen3_rag.index import bits as sets
+from qwen3_rag.index.bits import Bits
 from qwen3_rag.index.database import FILE, Database, Run
-from qwen3_rag.index.filters import compile_filter, field_rows
-from qwen3_rag.index.text import TextIndex
+from qwen3_rag.index.fields import Fields
+from qwen3_rag.index.vectors import DTYPES, ROWS, VectorFile, file_name
 from qwen3_rag.records import Document, titled
 
-__all__ = ["Passage", "PassageRow", "Store"]
+__all__ = ["Passage", "PassageRow", "State", "Store"]
 
 SLICE = 500  # values bound at once
+AT_ONCE = 1024  # documents written at once
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,34 @@ class Passage:
         return self.document.text[self.start : self.stop]
 
 
-def _checksum(*parts: object) -> int:
-    value = 0
-    for part in parts:
-        raw = part if isinstance(part, bytes) else repr(part).encode()
-        value = zlib.crc32(raw + b"\0", value)
-    return value
+@dataclass(frozen=True)
+class State:
+    """What a commit consists of, beside the rows of SQLite.
+
+    Attributes:
+        commit: Its number.
+        generation: Of the passages' numbers; `optimize` begins a new one.
+        rows: Numbers given so far, those of removed passages included.
+        removed: Passages removed.
+        last_removal: Number of the last entry in the table of removals.
+        documents: Documents in the store.
+    """
+
+    commit: int
+    generation: int
+    rows: int
+    removed: int
+    last_removal: int
+    documents: int
+
+    @property
+    def live(self) -> int:
+        """Passages that can be found."""
+        return self.rows - self.removed
 
 
 class Store:
-    """An open store. Thread-safe: calls take turns.
+    """An open store. Thread-safe.
 
     Args:
         database: Its open database.
@@ -73,65 +95,136 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database, self.folder = database, database.folder
-        self.text = TextIndex(database.connection)
         self.snapshot, self.meta, self.set_meta = database.snapshot, database.meta, database.set_meta
-        self.compact, self.close = database.compact, database.close
+        self.transaction, self.close = database.transaction, database.close
+        with self.snapshot():
+            dimensions, dtype, declared = (self.meta(key) for key in ("dimensions", "vectors", "fields"))
+        self.dimensions = int(dimensions)
+        self.dtype: np.dtype[Any] = DTYPES[dtype]
+        self.fields = Fields(database, None if declared is None else tuple(declared))
+        self._file: VectorFile | None = None
 
     @classmethod
-    def create(cls, folder: Path, meta: Mapping[str, Any]) -> "Store":
-        """Make a store in a folder that is empty or not there yet. Errors as in `Database.create`."""
-        return cls(Database.create(folder, meta))
+    def create(
+        cls,
+        folder: Path,
+        meta: Mapping[str, Any],
+        *,
+        dimensions: int,
+        vectors: str = "float16",
+        fields: Sequence[str] | None = None,
+    ) -> "Store":
+        """Make a store in a folder that is empty or not there yet. Errors as in `Database.create`.
+
+        Args:
+            folder: Where.
+            meta: Values kept beside the data, as JSON.
+            dimensions: Values in a vector.
+            vectors: Type in which they are kept, "float16" or "float32".
+            fields: Names of the metadata fields that are indexed; None is all.
+        """
+        own = {"dimensions": dimensions, "vectors": vectors, "fields": None if fields is None else list(fields)}
+        return cls(Database.create(folder, {**meta, **own}))
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
         """Open the store in a folder. Errors as in `Database.open`."""
         return cls(Database.open(folder))
 
-    def write(self, documents: Iterable[tuple[Document, Sequence[PassageRow]]], remove: Iterable[str] = ()) -> int:
-        """Write documents in place of those of the same ids, and remove others: one commit; its number is returned."""
-        with self.database.transaction() as run:
-            commit: int = json.loads(run("SELECT value FROM meta WHERE key = 'commit'").fetchone()[0]) + 1
-            for name in remove:
-                self._remove(run, name, commit)
-            for document, rows in documents:
-                self._remove(run, document.id, commit)
-                self._insert(run, document, rows)
-            run("UPDATE meta SET value = ? WHERE key = 'commit'", (json.dumps(commit),))
-        return commit
-
-    def _insert(self, run: Run, document: Document, rows: Sequence[PassageRow]) -> None:
-        metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
-        values = (document.id, document.title, document.source, document.text, metadata)
-        number = run(
-            "INSERT INTO documents (id, title, source, text, metadata, checksum) VALUES (?, ?, ?, ?, ?, ?)",
-            (*values, _checksum(*values)),
-        ).lastrowid
-        self.database.connection.executemany(
-            "INSERT INTO fields VALUES (?, ?, ?, ?, ?)", [(number, *row) for row in field_rows(document.metadata)]
-        )
-        for ordinal, row in enumerate(rows):
-            vector = row.vector.astype("<f4").tobytes()
-            place = (number, ordinal, row.start, row.stop, row.page, row.digest, vector)
-            passage: Any = run(
-                "INSERT INTO passages (document, ordinal, start, stop, page, digest, vector, checksum) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*place, _checksum(*place)),
-            ).lastrowid
-            self.text.add([(passage, titled(document.title, document.text[row.start : row.stop]))])
-
-    def _remove(self, run: Run, name: str, commit: int) -> None:
-        found = run("SELECT number FROM documents WHERE id = ?", (name,)).fetchone()
-        if found is None:
-            return
-        passages = [row[0] for row in run("SELECT number FROM passages WHERE document = ?", found)]
-        self.text.remove(passages)
-        self.database.connection.executemany("INSERT INTO removed VALUES (?, ?)", [(commit, p) for p in passages])
-        for table, column in (("passages", "document"), ("fields", "document"), ("documents", "number")):
-            run(f"DELETE FROM {table} WHERE {column} = ?", found)
-
     @property
     def _run(self) -> Run:
-        return self.database.connection.execute
+        return self.database.run
+
+    def state(self) -> State:
+        """What the snapshot's commit consists of, or outside a snapshot the last one."""
+        keys = ("commit", "generation", "rows", "removed", "documents")
+        with self.snapshot():
+            values = dict(self._run("SELECT key, value FROM meta WHERE key IN (?, ?, ?, ?, ?)", keys).fetchall())
+            last = self._run("SELECT max(number) FROM removed").get
+        commit, generation, rows, removed, documents = (int(values[key]) for key in keys)
+        return State(commit, generation, rows, removed, last or 0, documents)
+
+    def file(self, generation: int) -> VectorFile:
+        """The file of a generation's vectors."""
+        path = self.folder / file_name(generation)
+        found = self._file
+        if found is None or found.path != path:
+            found = self._file = VectorFile(path, self.dimensions, self.dtype)
+        return found
+
+    def write(self, documents: Iterable[tuple[Document, Sequence[PassageRow]]], remove: Iterable[str] = ()) -> int:
+        """Write documents in place of those of the same ids, and remove others: one commit; its number is returned.
+
+        Raises:
+            InvalidArgumentError: A vector of other dimensions, or with NaN; nothing is written.
+            StoreLockedError: Another writer holds the store.
+            StoreError: The disk is full or fails; nothing is written.
+        """
+        with self.transaction():
+            self.fields.begin()
+            before = self.state()
+            row, documents_now = before.rows, before.documents - self._remove(remove)
+            with self.file(before.generation).appending(row, self.database) as append:
+                remaining = iter(documents)
+                while group := list(islice(remaining, AT_ONCE)):
+                    ids = [document.id for document, _ in group]
+                    if len(set(ids)) < len(ids):
+                        raise InvalidArgumentError("two of the documents have the same id; expected each id once")
+                    documents_now += len(group) - self._remove(ids)
+                    self._insert(group, row)
+                    vectors = [passage.vector for _, passages in group for passage in passages]
+                    if vectors:
+                        append(self._checked(vectors))
+                    row += len(vectors)
+            self.database.put("rows", row)
+            self.database.put("documents", documents_now)
+        return before.commit
+
+    def _checked(self, vectors: Sequence[Float32]) -> NDArray[Any]:
+        try:
+            rows = np.asarray(vectors)
+            with np.errstate(over="ignore"):
+                kept = rows.astype(self.dtype)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"the vectors are not rows of numbers of one length: {error}") from None
+        if rows.ndim != 2 or rows.shape[1] != self.dimensions:
+            raise InvalidArgumentError(f"a vector has shape {rows.shape[1:]}; expected ({self.dimensions},)")
+        if not np.isfinite(kept).all():
+            raise InvalidArgumentError(f"a vector holds NaN or infinity as {self.dtype}; expected finite numbers")
+        return kept
+
+    def _insert(self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int) -> None:
+        """Write documents, whose ids are free, with passages numbered from `row`."""
+        number = self._run("SELECT coalesce(max(number), 0) FROM documents").get
+        documents, fields, rows = [], [], []
+        for document, passages in group:
+            number += 1
+            metadata = encoded(dict(document.metadata)) if document.metadata else "{}"
+            values = (document.id, document.title, document.source, document.text, metadata, row, len(passages))
+            documents.append((number, *values))
+            fields += self.fields.rows_of(document.metadata, row, len(passages))
+            for ordinal, passage in enumerate(passages):
+                rows.append((row, number, ordinal, passage.start, passage.stop, passage.page, passage.digest))
+                row += 1
+        many = self.database.many
+        many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", documents)
+        many("INSERT OR IGNORE INTO fields VALUES (?, ?, ?, ?, ?, ?)", fields)
+        many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _remove(self, ids: Iterable[str]) -> int:
+        """Take documents out, within a transaction; how many were there."""
+        sql = "SELECT number, first, passages, metadata FROM documents WHERE id IN ({})"
+        found = list(self._each(sql, list(dict.fromkeys(ids))))
+        for number, first, passages, metadata in found:
+            self.fields.remove(json.loads(metadata), first, passages)
+            gone = range(first, first + passages)
+            self.database.many("INSERT INTO removed (passage) VALUES (?)", [(passage,) for passage in gone])
+            self._run("DELETE FROM passages WHERE number >= ? AND number < ?", (gone.start, gone.stop))
+            self._run("DELETE FROM documents WHERE number = ?", (number,))
+        if found:
+            passages_now = int(self.meta("removed")) + sum(passages for _, _, passages, _ in found)
+            self.database.put("removed", passages_now)
+        return len(found)
 
     def _each(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
         """Rows of a query whose `{}` takes many bound values, a slice at a time."""
@@ -142,75 +235,68 @@ class Store:
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Documents by id, in the order asked; None where there is none."""
         with self.snapshot():
-            sql = "SELECT id, title, source, text, metadata, checksum FROM documents WHERE id IN ({})"
-            found = {row[0]: self._document(row) for row in self._each(sql, list(dict.fromkeys(ids)))}
+            sql = "SELECT id, title, source, text, metadata FROM documents WHERE id IN ({})"
+            found = {row[0]: _document(row) for row in self._each(sql, list(dict.fromkeys(ids)))}
         return [found.get(name) for name in ids]
-
-    def _document(self, row: Sequence[Any]) -> Document:
-        *values, checksum = row
-        if _checksum(*values) != checksum:
-            raise IndexCorruptedError(f"{self.folder / FILE}: document {values[0]!r} is not as it was written")
-        name, title, source, text, metadata = values
-        return Document(text, name, title, source, json.loads(metadata))
 
     def passages(self, numbers: Sequence[int]) -> dict[int, Passage]:
         """Passages by number, with their documents; those that are not there are left out."""
         with self.snapshot():
             sql = (
-                "SELECT p.number, p.document, p.ordinal, p.start, p.stop, p.page, p.digest, p.vector, p.checksum, "
-                "d.id, d.title, d.source, d.text, d.metadata, d.checksum "
+                "SELECT p.number, p.ordinal, p.start, p.stop, p.page, d.id, d.title, d.source, d.text, d.metadata "
                 "FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN ({})"
             )
-            found = {}
-            for row in self._each(sql, [int(n) for n in numbers]):
-                self._check_passage(row[0], row[1:8], row[8])
-                found[row[0]] = Passage(row[0], row[2], row[3], row[4], row[5], self._document(row[9:]))
-            return found
+            rows = self._each(sql, [int(n) for n in numbers])
+            return {r[0]: Passage(r[0], r[1], r[2], r[3], r[4], _document(r[5:])) for r in rows}
 
-    def _check_passage(self, number: int, values: Sequence[Any], checksum: int) -> None:
-        if _checksum(*values) != checksum:
-            raise IndexCorruptedError(f"{self.folder / FILE}: passage {number} is not as it was written")
+    def texts(self, first: int, stop: int) -> Iterator[tuple[int, str]]:
+        """Numbers and texts, titles before them, of the passages from one number to another, in order."""
+        sql = "SELECT number, document, start, stop FROM passages WHERE number >= ? AND number < ? ORDER BY number"
+        held: int | None = None
+        title, text = None, ""
+        for number, document, start, end in self._run(sql, (first, stop)):
+            if document != held:
+                found = self._run("SELECT title, text FROM documents WHERE number = ?", (document,)).fetchone()
+                if found is None:
+                    raise IndexCorruptedError(f"{self.folder / FILE}: passage {number} has no document")
+                held, (title, text) = document, found
+            yield number, titled(title, text[start:end])
 
     def extent(self, passage: Passage, neighbours: int) -> tuple[int, int]:
         """First and last character of a passage together with so many before and after it in its document."""
         with self.snapshot():
-            row = self._run(
-                "SELECT min(start), max(stop) FROM passages WHERE ordinal BETWEEN ? AND ? AND document = "
-                "(SELECT document FROM passages WHERE number = ?)",
-                (passage.ordinal - neighbours, passage.ordinal + neighbours, passage.number),
+            found = self._run(
+                "SELECT min(p.start), max(p.stop) FROM passages own JOIN documents d ON d.number = own.document "
+                "JOIN passages p ON p.number BETWEEN max(d.first, own.number - ?) "
+                "AND min(d.first + d.passages - 1, own.number + ?) WHERE own.number = ? AND d.id = ?",
+                (neighbours, neighbours, passage.number, passage.document.id),
             ).fetchone()
-        return (row[0], row[1]) if row[0] is not None else (passage.start, passage.stop)
+        return (found[0], found[1]) if found and found[0] is not None else (passage.start, passage.stop)
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Float32]:
         """Vectors of texts that are in the store already, by digest."""
         with self.snapshot():
-            sql = (
-                "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages "
-                "WHERE digest IN ({})"
-            )
-            found = {}
-            for row in self._each(sql, list(dict.fromkeys(digests))):
-                self._check_passage(row[0], row[1:8], row[8])
-                found[row[6]] = np.frombuffer(row[7], dtype="<f4")
-            return found
+            sql = "SELECT digest, number FROM passages WHERE digest IN ({})"
+            found = dict(self._each(sql, list(dict.fromkeys(digests))))
+            if not found:
+                return {}
+            state = self.state()
+            file = self.file(state.generation)
+            vectors = file.map(state.rows)
+            numbers = np.array(list(found.values()), dtype=np.int64)
+            file.check(vectors, np.unique(numbers // ROWS), self._run)
+            return dict(zip(found, vectors[numbers].astype(np.float32), strict=True))
 
-    def vectors_after(self, number: int) -> Iterator[tuple[Int64, Float32]]:
-        """Numbers and vectors of the passages past a number, in order, some thousand at a time."""
-        cursor = self._run(
-            "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages "
-            "WHERE number > ? ORDER BY number",
-            (number,),
-        )
-        while rows := cursor.fetchmany(4096):
-            for row in rows:
-                self._check_passage(row[0], row[1:8], row[8])
-            vectors = np.frombuffer(b"".join(row[7] for row in rows), dtype="<f4").reshape(len(rows), -1)
-            yield np.array([row[0] for row in rows], dtype=np.int64), vectors
-
-    def removed_after(self, commit: int) -> Int64:
-        """Numbers of the passages removed since a commit."""
-        rows = self._run("SELECT passage FROM removed WHERE made_in > ?", (commit,)).fetchall()
+    def removed(self, after: int) -> Int64:
+        """Numbers of the passages in the entries of removals past one."""
+        rows = self._run("SELECT passage FROM removed WHERE number > ?", (after,)).fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
+
+    def live(self, state: State) -> Bits | None:
+        """Passages that were not removed; None if none was."""
+        if not state.removed:
+            return None
+        return sets.every(state.rows) & ~sets.of_rows(self.removed(0), state.rows)
 
     def allowed(self, filter: Mapping[str, Any]) -> Int64:
         """Numbers of the passages whose document meets a filter.
@@ -218,39 +304,71 @@ class Store:
         Raises:
             FilterError: The filter cannot be understood.
         """
-        condition, values = compile_filter(filter)
-        sql = f"SELECT p.number FROM documents d JOIN passages p ON p.document = d.number WHERE {condition}"
         with self.snapshot():
-            rows = self._run(sql, values).fetchall()
-        return np.array([row[0] for row in rows], dtype=np.int64)
+            state = self.state()
+            found = self.fields.allowed(filter, state.commit, state.generation, state.rows)
+            live = self.live(state)
+            return sets.places(found if live is None else found & live)
 
     def ids_with_source(self) -> list[tuple[str, str]]:
         """Ids and sources of the documents that have a source."""
         with self.snapshot():
-            return self._run("SELECT id, source FROM documents WHERE source IS NOT NULL").fetchall()
+            found: list[tuple[str, str]] = self._run(
+                "SELECT id, source FROM documents WHERE source IS NOT NULL"
+            ).fetchall()
+            return found
 
     def count(self) -> tuple[int, int]:
         """Documents and passages."""
-        with self.snapshot():
-            documents, passages = (
-                self._run(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("documents", "passages")
-            )
-        return documents, passages
+        state = self.state()
+        return state.documents, state.live
 
     def verify(self) -> list[str]:
         """Read everything back and compare checksums; what is wrong, in words."""
         faults = []
         with self.snapshot():
-            faults += [r[0] for r in self._run("PRAGMA integrity_check") if r[0] != "ok"]
-            for row in self._run("SELECT number, id, title, source, text, metadata, checksum FROM documents"):
-                if _checksum(*row[1:-1]) != row[-1]:
-                    faults.append(f"document {row[1]!r}")
-                elif not self._fields_hold(row[0], row[5]):
-                    faults.append(f"fields of document {row[1]!r}")
-            sql = "SELECT number, document, ordinal, start, stop, page, digest, vector, checksum FROM passages"
-            faults += [f"passage {r[0]}" for r in self._run(sql) if _checksum(*r[1:8]) != r[8]]
+            faults += self.database.integrity()
+            state = self.state()
+            file = self.file(state.generation)
+            try:
+                vectors = file.map(state.rows)
+            except IndexCorruptedError as error:
+                return [*faults, str(error)]
+            faults += file.faults(vectors, self._run)
+            try:
+                faults += self._disagreements(state)
+            except apsw.Error as error:
+                faults.append(f"{self.folder / FILE}: {error}")
         return faults
 
-    def _fields_hold(self, number: int, metadata: str) -> bool:
-        rows = self._run("SELECT key, kind, value, item FROM fields WHERE document = ?", (number,)).fetchall()
-        return sorted(map(repr, rows)) == sorted(map(repr, field_rows(json.loads(metadata))))
+    def _disagreements(self, state: State) -> list[str]:
+        """Rows of SQLite that do not fit each other."""
+        faults = []
+        held = dict(self._run("SELECT document, count(*) FROM passages GROUP BY document").fetchall())
+        wanted, found = 0, int(self._run("SELECT count(*) FROM fields").get)
+        for number, name, passages, first, metadata in self._run(
+            "SELECT number, id, passages, first, metadata FROM documents"
+        ):
+            if held.get(number, 0) != passages:
+                faults.append(f"document {name!r} has {held.get(number, 0)} passages; expected {passages}")
+            rows = self.fields.rows_of(json.loads(metadata), first, passages)
+            wanted += len(rows)
+            faults += [f"fields of document {name!r}" for row in rows if not self._there(row)]
+        if found != wanted:
+            faults.append(f"the table of fields has {found} rows; expected {wanted}")
+        if (there := int(self._run("SELECT count(*) FROM documents").get)) != state.documents:
+            faults.append(f"there are {there} documents; expected {state.documents}")
+        if sum(held.values()) != state.live:
+            faults.append(f"there are {sum(held.values())} passages; expected {state.live}")
+        return faults
+
+    def _there(self, row: tuple[Any, ...]) -> bool:
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?)"
+        )
+        return bool(self._run(sql, row[:5]).get)
+
+
+def _document(row: Sequence[Any]) -> Document:
+    name, title, source, text, metadata = row
+    return Document(text, name, title, source, json.loads(metadata))

@@ -1,164 +1,189 @@
-"""Dense search by FAISS: exact inner product, on the GPU where there is one, on the CPU otherwise."""
+"""The vectors of a store: one append-only file of rows, mapped by every process, with a digest for each block of rows.
 
-import hashlib
-import json
-import logging
+The file is nothing but the rows, little endian. How many of them belong to a commit, and the digests, are named by the
+commit: bytes past its rows are nobody's, and the next writer overwrites them.
+"""
+
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import MissingDependencyError
+from qwen3_rag.errors import IndexCorruptedError, StoreError
+from qwen3_rag.index.counter import sync_folder
+from qwen3_rag.index.database import Database, Run
 
-__all__ = ["FlatIndex", "VectorIndex", "load_checkpoint", "search_device", "write_checkpoint"]
+__all__ = ["DTYPES", "ROWS", "VectorFile", "file_name"]
 
-Float32 = NDArray[np.float32]
+ROWS = 32  # of a block: small enough to check one for a single row, large enough for few digests
+DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 Int64 = NDArray[np.int64]
-GPU_MOST_K = 2048  # FAISS' limit on the GPU
-GPU_TEMPORARY = 256 << 20  # bytes; FAISS would take 1.5 GiB, which the models need
-MAGIC = b"qwen3-rag dense 1\n"
-logger = logging.getLogger("qwen3_rag")
+THREADS = max(1, min(8, os.cpu_count() or 1))
 
 
-class VectorIndex(Protocol):
-    """What the retriever needs of a dense index; passages are known by number."""
-
-    def add(self, numbers: Int64, vectors: Float32) -> None:
-        """Add vectors; numbers rise from call to call."""
-
-    def remove(self, numbers: Int64) -> None:
-        """Remove vectors; unknown numbers are passed over."""
-
-    def search(self, vector: Float32, k: int, allowed: Int64 | None = None) -> tuple[Int64, Float32]:
-        """Numbers and scores of the k best, best first; only `allowed` numbers, if given."""
-
-    def __len__(self) -> int:
-        """Vectors held."""
+def file_name(generation: int) -> str:
+    """Name of the file of a generation; `optimize` begins a new one."""
+    return f"vectors-{generation}.bin"
 
 
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingDependencyError(
-            "faiss", "the vector index", "pip install 'qwen3-rag[cpu]', or 'qwen3-rag[gpu]' on a CUDA machine"
-        ) from error
-    return faiss
-
-
-def search_device() -> str:
-    """Where dense search runs: "gpu" with faiss-gpu and a CUDA device, otherwise "cpu"."""
-    faiss = _faiss()
-    # The CPU wheel has get_num_gpus too; only the GPU wheel has resources.
-    return "gpu" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "cpu"
-
-
-class FlatIndex:
-    """Exact inner product over all vectors.
+class VectorFile:
+    """One generation's file of rows.
 
     Args:
-        dimensions: Values in a vector.
-
-    The CPU's copy is the truth. The GPU's is cloned from it when it has changed: GPU indexes can neither remove
-    vectors nor heed a filter, so filtered searches run on the CPU.
+        path: The file.
+        dimensions: Values in a row.
+        dtype: Type of a value, one of DTYPES.
     """
 
-    def __init__(self, dimensions: int) -> None:
-        self._faiss = _faiss()
-        self._flat = self._faiss.IndexFlatIP(dimensions)
-        self.numbers: Int64 = np.empty(0, dtype=np.int64)
-        self.device = search_device()
-        self._resources: Any = None
-        self._clone: Any = None
+    def __init__(self, path: Path, dimensions: int, dtype: np.dtype[Any]) -> None:
+        self.path, self.dimensions, self.dtype = path, dimensions, dtype
+        self.width = dimensions * dtype.itemsize
+        # Full blocks never change once they are named, so one look at each is enough for a process.
+        self._seen: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._last: tuple[int, int] = (0, 0)  # rows and digest of the part of a block checked last
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    @contextmanager
+    def appending(self, before: int, database: Database) -> Iterator[Callable[[NDArray[Any]], None]]:
+        """Yield a function that writes rows (n, dimensions) after the first `before`, within a transaction.
 
-    def add(self, numbers: Int64, vectors: Float32) -> None:
-        """Add vectors (n, dimensions); numbers rise from call to call."""
-        self._flat.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        self.numbers = np.concatenate([self.numbers, numbers])
-        self._clone = None
+        At the end they are synced, and their blocks' digests are in the transaction.
 
-    def remove(self, numbers: Int64) -> None:
-        """Remove vectors; unknown numbers are passed over."""
-        places = np.flatnonzero(np.isin(self.numbers, numbers))
-        if len(places):
-            # A flat index closes the gaps, as np.delete does: places and numbers stay in step.
-            self._flat.remove_ids(self._faiss.IDSelectorBatch(places))
-            self.numbers = np.delete(self.numbers, places)
-            self._clone = None
+        Raises:
+            StoreError: The disk is full or fails. Nothing that a commit names has changed.
+        """
+        size = ROWS * self.width
+        block, inside = divmod(before, ROWS)
+        digests: list[tuple[int, int]] = []
+        try:
+            with self.path.open("r+b" if before else "wb") as file:
+                pending = b""
+                if inside:
+                    file.seek(block * size)
+                    pending = file.read(inside * self.width)
+                    self._compare(block, pending, database.run)
+                file.seek(before * self.width)
 
-    def search(self, vector: Float32, k: int, allowed: Int64 | None = None) -> tuple[Int64, Float32]:
-        """Numbers and inner products of the k best for one vector (dimensions,), best first."""
-        if allowed is not None:
-            allowed = np.flatnonzero(np.isin(self.numbers, allowed))
-        k = min(k, len(self) if allowed is None else len(allowed))
-        if k == 0:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-        row = np.ascontiguousarray(vector, dtype=np.float32)[None]
-        if allowed is not None:
-            chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(allowed))
-            scores, places = self._flat.search(row, k, params=chosen)
-        elif self.device == "gpu" and k <= GPU_MOST_K:
-            scores, places = self._on_gpu().search(row, k)
+                def write(vectors: NDArray[Any]) -> None:
+                    nonlocal pending, block
+                    raw = np.ascontiguousarray(vectors, dtype=self.dtype).tobytes()
+                    file.write(raw)
+                    whole = memoryview(pending + raw)
+                    full = len(whole) // size * size
+                    for start in range(0, full, size):
+                        digests.append((block, _signed(xxhash.xxh3_64_intdigest(whole[start : start + size]))))
+                        block += 1
+                    pending = bytes(whole[full:])
+
+                yield write
+                if pending:
+                    digests.append((block, _signed(xxhash.xxh3_64_intdigest(pending))))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error}") from error
+        database.many("INSERT OR REPLACE INTO blocks VALUES (?, ?)", digests)
+        if not before:
+            sync_folder(self.path.parent)
+
+    def _compare(self, block: int, raw: bytes, run: Run) -> None:
+        digest = run("SELECT digest FROM blocks WHERE block = ?", (block,)).get
+        if digest != _signed(xxhash.xxh3_64_intdigest(raw)):
+            raise self._damaged(block)
+
+    def _damaged(self, block: int) -> IndexCorruptedError:
+        return IndexCorruptedError(f"{self.path}: rows {block * ROWS} to {block * ROWS + ROWS - 1} are not as written")
+
+    def map(self, rows: int) -> NDArray[Any]:
+        """The first `rows` rows, (rows, dimensions), mapped and not yet checked.
+
+        Raises:
+            IndexCorruptedError: The file is missing or too short.
+        """
+        if rows == 0:
+            return np.empty((0, self.dimensions), dtype=self.dtype)
+        try:
+            size = self.path.stat().st_size
+            if size >= rows * self.width:
+                return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(rows, self.dimensions))
+        except FileNotFoundError:
+            size = 0
+        raise IndexCorruptedError(f"{self.path} has {size} bytes; expected at least {rows * self.width}")
+
+    def check(self, vectors: NDArray[Any], blocks: Int64 | None, run: Run) -> None:
+        """Compare blocks of mapped rows with their digests as of the snapshot, those not seen before; None is all.
+
+        Raises:
+            IndexCorruptedError: A block is not as it was written.
+        """
+        rows = len(vectors)
+        last = (rows - 1) // ROWS if rows else -1
+        self._reserve(last + 1)
+        wanted = np.flatnonzero(~self._seen[: last + 1]) if blocks is None else blocks[~self._seen[blocks]]
+        if not len(wanted):
+            return
+        digests = self._digests(wanted, run)
+        known = self._last
+        if rows % ROWS and wanted[-1] == last and known == (rows, digests.get(last)):
+            wanted = wanted[:-1]
+        flat = vectors.reshape(-1).view(np.uint8)
+        step = -(-len(wanted) // THREADS)
+        if len(wanted) > 64 and THREADS > 1:
+            with ThreadPoolExecutor(THREADS) as pool:
+                parts = [wanted[start : start + step] for start in range(0, len(wanted), step)]
+                wrong = [x for x in pool.map(lambda part: self._wrong(flat, part, digests), parts) if x is not None]
         else:
-            scores, places = self._flat.search(row, k)
-        return self.numbers[places[0]], scores[0]
+            wrong = [x for x in [self._wrong(flat, wanted, digests)] if x is not None]
+        if wrong:
+            raise self._damaged(min(wrong))
+        self._seen[wanted] = True
+        if rows % ROWS and len(wanted) and wanted[-1] == last:
+            self._seen[last] = False
+            self._last = (rows, digests[last])
 
-    def _on_gpu(self) -> Any:
-        if self._resources is None:
-            self._resources = self._faiss.StandardGpuResources()
-            self._resources.setTempMemory(GPU_TEMPORARY)
-        if self._clone is None:
-            self._clone = self._faiss.index_cpu_to_gpu(self._resources, 0, self._flat)
-        return self._clone
+    def faults(self, vectors: NDArray[Any], run: Run) -> list[str]:
+        """Every damaged block of mapped rows, in words; nothing is taken as seen."""
+        blocks = np.arange(-(-len(vectors) // ROWS))
+        if not len(blocks):
+            return []
+        digests = self._digests(blocks, run)
+        flat = vectors.reshape(-1).view(np.uint8)
+        return [str(self._damaged(int(b))) for b in blocks if self._wrong(flat, [int(b)], digests) is not None]
 
-    def to_bytes(self) -> bytes:
-        """The index as FAISS writes it."""
-        return self._faiss.serialize_index(self._flat).tobytes()  # type: ignore[no-any-return]
+    def _reserve(self, blocks: int) -> None:
+        if blocks > len(self._seen):
+            grown = np.zeros(max(blocks, 2 * len(self._seen)), dtype=bool)
+            grown[: len(self._seen)] = self._seen
+            self._seen = grown
 
-    def restore(self, written: bytes, numbers: Int64) -> bool:
-        """Take over what `to_bytes` wrote; False if it does not fit."""
-        flat = self._faiss.deserialize_index(np.frombuffer(written, dtype=np.uint8))
-        if flat.d != self._flat.d or flat.ntotal != len(numbers):
-            return False
-        self._flat, self.numbers, self._clone = flat, numbers, None
-        return True
+    @staticmethod
+    def _digests(wanted: Int64, run: Run) -> dict[int, int]:
+        if len(wanted) > 2000:
+            rows = run(
+                "SELECT block, digest FROM blocks WHERE block BETWEEN ? AND ?", (int(wanted[0]), int(wanted[-1]))
+            )
+            return dict(rows.fetchall())
+        found: dict[int, int] = {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500].tolist()
+            marks = ",".join("?" * len(part))
+            found.update(run(f"SELECT block, digest FROM blocks WHERE block IN ({marks})", part).fetchall())
+        return found
 
-
-def write_checkpoint(path: Path, index: FlatIndex, commit: int) -> None:
-    """Write the index beside the store, whole or not at all: a temporary file, synced, renamed."""
-    header = json.dumps({"commit": commit, "count": len(index)}).encode() + b"\n"
-    body = header + index.numbers.tobytes() + index.to_bytes()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path, index: FlatIndex) -> int | None:
-    """Fill the index from a checkpoint; its commit, or None if it is missing or (which is logged) damaged.
-
-    The checksum is compared before FAISS sees a byte: a flipped bit can make it hang or answer wrongly.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    def _wrong(self, flat: NDArray[np.uint8], blocks: Sequence[int] | Int64, digests: dict[int, int]) -> int | None:
+        size = ROWS * self.width
+        for block in blocks:
+            place = int(block)
+            part = flat[place * size : (place + 1) * size]
+            if _signed(xxhash.xxh3_64_intdigest(part.data)) != digests.get(place):
+                return place
         return None
-    digest, _, body = raw.removeprefix(MAGIC).partition(b"\n")
-    if raw.startswith(MAGIC) and hashlib.sha256(body).hexdigest().encode() == digest:
-        line, _, rest = body.partition(b"\n")
-        header = json.loads(line)
-        split = 8 * header["count"]
-        if index.restore(rest[split:], np.frombuffer(rest[:split], dtype=np.int64).copy()):
-            return int(header["commit"])
-    logger.warning("%s is damaged; rebuilding it from the store", path)
-    return None
+
+
+def _signed(digest: int) -> int:
+    return digest - (1 << 64) if digest >> 63 else digest

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from qwen3_rag.models.embedder import EmbedderProtocol
 from qwen3_rag.records import Document, IndexReport, titled
 from qwen3_rag.settings import Settings
 
-__all__ = ["add_documents", "as_documents", "file_batches"]
+__all__ = ["add_documents", "add_with_vectors", "as_documents", "file_batches"]
 
 BATCH = 256  # documents of one commit when files are indexed
+DIGEST = 16  # bytes of a text's digest: enough that no two texts of a store ever meet
 
 logger = logging.getLogger("qwen3_rag")
 
@@ -43,6 +45,26 @@ def as_documents(documents: Iterable[Document]) -> list[Document]:
     return list(by_id.values())
 
 
+def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArray[Any]) -> IndexReport:
+    """Write documents in one commit, each a single passage with the vector (n, dimensions) given for it."""
+    rows = np.asarray(vectors)
+    if rows.shape != (len(documents), store.dimensions) or rows.dtype.kind != "f":
+        raise InvalidArgumentError(
+            f"vectors has shape {rows.shape} of {rows.dtype}; expected ({len(documents)}, {store.dimensions}) of floats"
+        )
+    passages = (
+        (d, [PassageRow(0, len(d.text), _digest(titled(d.title, d.text)), row)])
+        for d, row in zip(documents, rows, strict=True)
+    )
+    store.write(passages)
+    return IndexReport(len(documents), 0, len(documents), 0)
+
+
+def _digest(text: str) -> bytes:
+    """A name for what was embedded, by which its vector is found again."""
+    return hashlib.sha256(text.encode()).digest()[:DIGEST]
+
+
 def add_documents(
     store: Store, embedder: EmbedderProtocol, settings: Settings, documents: Sequence[Document], show_progress: bool
 ) -> IndexReport:
@@ -53,7 +75,7 @@ def add_documents(
         return IndexReport(unchanged=len(documents))
     cuts = [_cut(document, embedder, settings) for document in new]
     texts = [titled(d.title, d.text[start:end]) for d, spans in zip(new, cuts, strict=True) for start, end in spans]
-    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    digests = [_digest(text) for text in texts]
     vectors = store.known_vectors(digests)
     missing = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in vectors}
     embedded = embedder.encode_document(list(missing.values()), show_progress=show_progress)

@@ -1,0 +1,46 @@
+"""Collections in BEIR layout with their vectors by the demo embedder, which are made once and kept."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ir_measures import Qrel
+from numpy.typing import NDArray
+from quality import judged
+
+from qwen3_rag import Embedder
+from qwen3_rag.records import titled
+
+__all__ = ["Collection", "embedded"]
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Texts, queries and judgements of a collection, and unit vectors of texts and queries."""
+
+    name: str
+    ids: list[str]
+    texts: list[str]
+    queries: dict[str, str]
+    qrels: list[Qrel]
+    vectors: Float32
+    query_vectors: Float32
+
+
+def embedded(folder: Path, kept: Path, most: int | None = None) -> Collection:
+    """A collection with its first `most` judged queries; vectors come from the folder `kept`, or go there."""
+    records = [json.loads(line) for line in (folder / "corpus.jsonl").read_text("utf-8").splitlines()]
+    texts = [titled(r.get("title") or None, r["text"]) for r in records]
+    queries, qrels = judged(folder, most)
+    file = kept / f"{folder.name}-{len(queries)}.npz"
+    if not file.is_file():
+        kept.mkdir(exist_ok=True)
+        print(f"embedding {len(texts)} texts and {len(queries)} queries of {folder.name}, once", flush=True)
+        embedder = Embedder("demo")
+        base = embedder.encode_document(texts, show_progress=True)
+        np.savez(file, base=base, queries=embedder.encode_query(list(queries.values())))
+    found = np.load(file)
+    return Collection(folder.name, [r["_id"] for r in records], texts, queries, qrels, found["base"], found["queries"])

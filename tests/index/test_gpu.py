@@ -1,0 +1,199 @@
+"""The GPU's half of dense search, against a stand-in with the GPU's limits, and for real where there is one."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.test_dense import clustered, fill, ids, nearest
+from qwen3_rag.index import bits as sets
+from qwen3_rag.index import gpu, retriever
+from qwen3_rag.index.exact import faiss
+from qwen3_rag.index.gpu import GpuRows, search_device
+from qwen3_rag.index.retriever import Retriever
+from qwen3_rag.index.store import Store
+from qwen3_rag.index.upkeep import Upkeep
+
+
+class StandIn:
+    """FAISS with so many cards: an index on one has no selector, no removal, and gives 2,048 results at most."""
+
+    def __init__(self, cards: int) -> None:
+        self.real, self.cards, self.searches = faiss(), cards, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def get_num_gpus(self) -> int:
+        return self.cards
+
+    class StandardGpuResources:
+        def setTempMemory(self, size: int) -> None:  # noqa: N802
+            assert size == gpu.TEMPORARY
+
+    def GpuIndexFlatConfig(self) -> Any:  # noqa: N802
+        return SimpleNamespace(useFloat16=False, device=0)
+
+    def GpuIndexFlatIP(self, resources: object, dimensions: int, config: Any) -> Any:  # noqa: N802
+        assert config.useFloat16
+        assert config.device < self.cards
+        index = self.real.IndexScalarQuantizer(
+            dimensions, self.real.ScalarQuantizer.QT_fp16, self.real.METRIC_INNER_PRODUCT
+        )
+        outer = self
+
+        class Card:
+            ntotal = property(lambda self: index.ntotal)
+
+            def add(self, rows: np.ndarray) -> None:
+                assert rows.dtype == np.float32
+                index.add(rows)
+
+            def search(self, query: np.ndarray, k: int) -> Any:
+                assert k <= 2048
+                outer.searches += 1
+                return index.search(query, k)
+
+        return Card()
+
+    INDICES_64_BIT = 7
+
+    def GpuMultipleClonerOptions(self) -> Any:  # noqa: N802
+        return SimpleNamespace(shard=False, indicesOptions=0)
+
+    def index_cpu_to_gpu_multiple_py(self, resources: list[Any], index: Any, co: Any) -> Any:
+        assert len(resources) == self.cards
+        assert (co.shard, co.indicesOptions) == (True, self.INDICES_64_BIT)
+        outer = self
+
+        class Cards:
+            def search(self, query: np.ndarray, k: int, params: Any) -> Any:
+                assert k <= 2048 >= params.nprobe
+                outer.searches += 1
+                # Another selector than none is not looked at.
+                return index.search(query, k, params=outer.real.SearchParametersIVF(nprobe=params.nprobe))
+
+        return Cards()
+
+
+@pytest.fixture(params=[1, 3])
+def cards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    module = StandIn(request.param)
+    monkeypatch.setattr(gpu, "faiss", lambda: module)
+    monkeypatch.setattr(gpu, "CHUNK", 100)
+    return module
+
+
+def test_a_gpu_is_told_by_its_resources_not_by_their_count(cards: StandIn) -> None:
+    assert search_device() == "gpu"
+    cards.cards = 0
+    assert search_device() == "cpu"
+
+
+def test_rows_come_back_by_their_numbers_from_every_card(cards: StandIn) -> None:
+    rows, query = clustered(1010), clustered(1, seed=1)[0]
+    held = GpuRows(32, 1)
+    for start in range(0, 1010, 330):
+        held.add(rows[start : start + 330])
+    half = rows.astype(np.float16)
+    found = held.search(query, 60, None, 1010)
+    assert found is not None
+    assert found[0].tolist() == nearest(half, query, 60)
+    # A commit of fewer rows than the card holds already.
+    found = held.search(query, 60, None, 500)
+    assert found is not None
+    assert found[0].tolist() == nearest(half[:500], query, 60)
+
+
+def test_what_is_not_allowed_is_left_out_or_the_cpu_is_asked(cards: StandIn) -> None:
+    rows, query = clustered(5000), clustered(1, seed=1)[0]
+    held = GpuRows(32, 1)
+    held.add(rows)
+    allowed = np.arange(5000) % 3 > 0
+    found = held.search(query, 50, sets.of_rows(np.flatnonzero(allowed), 5000), 5000)
+    assert found is not None
+    assert found[0].tolist() == nearest(rows.astype(np.float16), query, 50, allowed)
+    assert held.search(query, 50, sets.of_rows(np.arange(60), 5000), 5000) is None
+    assert held.search(query, 2049, None, 5000) is None
+
+
+def test_searches_on_a_gpu_follow_writes_removals_and_filters(
+    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "search_device", search_device)
+    store = Store.create(tmp_path / "store", {}, dimensions=32)
+    rows, query = clustered(900), clustered(1, seed=1)[0]
+    half, there = rows.astype(np.float16), np.zeros(900, dtype=bool)
+    on_gpu = Retriever(store)
+    assert on_gpu.device == "gpu"
+    for start in range(0, 900, 300):
+        fill(store, rows[start : start + 300], start)
+        there[start : start + 300] = True
+        store.write([], remove=[str(i) for i in range(start, start + 300, 4)])
+        there[start : start + 300 : 4] = False
+        before = cards.searches
+        assert ids(on_gpu, query, 30) == nearest(half, query, 30, there)
+        assert cards.searches > before
+        chosen = there & (np.arange(900) % 10 == 3)
+        assert ids(on_gpu, query, 30, {"n": 3}) == nearest(half, query, 30, chosen)
+    store.close()
+
+
+def test_inverted_lists_are_searched_on_the_gpu_when_they_were_asked_for(
+    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "search_device", search_device)
+    store = Store.create(tmp_path / "store", {}, dimensions=32)
+    rows = clustered(6000)
+    fill(store, rows)
+    Upkeep(store).optimize("ivf", 0.95, None)
+    store.write([], remove=["5"])
+    on_gpu, on_cpu = Retriever(store), Retriever(store)
+    on_cpu.device = "cpu"
+    monkeypatch.setattr(GpuRows, "search", None)
+    for query in clustered(5, seed=1):
+        before = cards.searches
+        assert ids(on_gpu, query, 50) == ids(on_cpu, query, 50)
+        assert cards.searches == before + 1
+        few = {"n": {"$in": [1, 2]}}
+        assert set(ids(on_gpu, query, 50, few)) == set(ids(on_cpu, query, 50, few))
+    store.close()
+
+
+def test_an_index_that_the_gpu_cannot_hold_is_searched_on_the_cpu(
+    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error 2 out of memory")
+
+    monkeypatch.setattr(retriever, "search_device", search_device)
+    store = Store.create(tmp_path / "store", {}, dimensions=32)
+    rows, query = clustered(300), clustered(1, seed=1)[0]
+    fill(store, rows)
+    on_gpu = Retriever(store)
+    monkeypatch.setattr(GpuRows, "add", full)
+    assert ids(on_gpu, query, 30) == nearest(rows.astype(np.float16), query, 30)
+    assert "searching on the CPU: CUDA error 2 out of memory" in caplog.text
+    assert on_gpu.describe()["device"] == "cpu"
+    store.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(search_device() != "gpu", reason="needs faiss-gpu and a CUDA device")
+def test_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", {}, dimensions=32)
+    rows = clustered(20_000)
+    fill(store, rows)
+    on_gpu, on_cpu = Retriever(store), Retriever(store)
+    on_cpu.device = "cpu"
+    for query in clustered(20, seed=1):
+        assert ids(on_gpu, query, 100)[:50] == ids(on_cpu, query, 100)[:50]
+        assert ids(on_gpu, query, 20, {"n": 3}) == ids(on_cpu, query, 20, {"n": 3})
+    assert on_gpu.device == "gpu"
+    Upkeep(store).optimize("ivf", 0.95, None)
+    for query in clustered(20, seed=1):
+        assert len(set(ids(on_gpu, query, 100)) & set(ids(on_cpu, query, 100))) >= 95
+    assert on_gpu.device == "gpu"
+    store.close()

@@ -1,0 +1,89 @@
+"""A store of each format kept here, which every later version must open.
+
+`python tests/index/test_kept_format.py FOLDER` made it: run it again only for a new format, and keep the old ones.
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen3_rag import Document
+from qwen3_rag.index.database import FORMAT
+from qwen3_rag.index.retriever import Retriever
+from qwen3_rag.index.store import PassageRow, Store
+from qwen3_rag.index.upkeep import Upkeep
+
+STORES = Path(__file__).parent / "stores"
+NAMES = ["red", "green", "blue"]
+
+
+def vectors(count: int) -> np.ndarray:
+    """Rows that are the same wherever and whenever they are made."""
+    turns = np.arange(count)[:, None] * np.sqrt(np.arange(2, 18))[None]
+    rows = np.cos(turns).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def document(i: int) -> Document:
+    metadata = {"n": i, "colour": NAMES[i % 3], "tags": ["even"] if i % 2 == 0 else [], "when": None}
+    return Document(f"Passage {i} of the kept store, 第{i}段", f"d{i}", "Kept" if i % 5 else None, "/kept", metadata)
+
+
+def make(folder: Path) -> None:
+    store = Store.create(folder, {"settings": {"chunk_tokens": 400}}, dimensions=16)
+    rows = vectors(610)
+
+    def write(start: int, stop: int) -> None:
+        digests = [i.to_bytes(16, "big") for i in range(start, stop)]
+        passages = [PassageRow(0, 60, digest, row) for digest, row in zip(digests, rows[start:stop], strict=True)]
+        store.write((document(i), [p]) for i, p in zip(range(start, stop), passages, strict=True))
+
+    write(0, 600)
+    store.write([], remove=["d0"])
+    Upkeep(store).optimize("ivf", 0.9, None)
+    write(600, 610)
+    store.write([], remove=["d1", "d605"])
+    store.close()
+
+
+@pytest.mark.parametrize("kept", [2])
+def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(STORES / f"format-{kept}.zip") as archive:
+        archive.extractall(tmp_path)
+    store = Store.open(tmp_path / "store")
+    there = np.array([i not in (0, 1, 605) for i in range(610)])
+    assert store.count() == (607, 607)
+    assert store.get(["d7", "d605", "d609"]) == [document(7), None, document(609)]
+    assert store.meta("settings") == {"chunk_tokens": 400}
+    assert store.verify() + Upkeep(store).verify() == []
+    retriever = Retriever(store)
+    assert retriever.describe()["recall@100"] >= 0.9
+    rows = vectors(610)
+    for wanted in (2, 300, 603):
+        hits = retriever.search("", rows[wanted], 5, "dense", None)
+        assert hits[0][0].document == document(wanted)
+        scores = np.sort((rows @ rows[wanted])[there])[::-1]
+        np.testing.assert_allclose(hits[0][1], scores[0], atol=1e-3)
+        (hit, *_) = retriever.search(f"第{wanted}段", None, 5, "lexical", None)
+        assert hit[0].document.id == f"d{wanted}"
+    red = retriever.search(
+        "", rows[3], 607, "dense", {"colour": "red", "n": {"$gte": 590}, "tags": {"$contains": "even"}}
+    )
+    assert {hit.document.id for hit, _ in red} == {f"d{i}" for i in range(590, 610) if i % 6 == 0}
+    store.write([(document(1), [PassageRow(0, 9, bytes(16), rows[1])])])
+    assert Retriever(store).search("", rows[1], 1, "dense", None)[0][0].document.id == "d1"
+    store.close()
+
+
+def test_the_present_format_is_kept() -> None:
+    assert (STORES / f"format-{FORMAT}.zip").is_file()
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]) / "store")
+    with zipfile.ZipFile(STORES / f"format-{FORMAT}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((Path(sys.argv[1]) / "store").iterdir()):
+            archive.write(path, f"store/{path.name}")

@@ -1,0 +1,129 @@
+"""BM25 is what a plain evaluation over all passages says, however the passages are spread over segments and tail."""
+
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen3_rag import Document
+from qwen3_rag.errors import IndexCorruptedError
+from qwen3_rag.index import bits as sets
+from qwen3_rag.index import lexical
+from qwen3_rag.index.cutting import write_beside
+from qwen3_rag.index.lexical import Tail, search
+from qwen3_rag.index.retriever import Retriever
+from qwen3_rag.index.segments import Segment, merge, write_segment
+from qwen3_rag.index.store import PassageRow, Store
+from qwen3_rag.index.text import query_terms, terms_of
+from qwen3_rag.index.upkeep import Upkeep
+
+WORDS = ["tide", "moon", "sea", "getUserName", "user", "潮汐", "潮", "été", "القمر", "the"]
+TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
+
+
+def plain(texts: dict[int, str], query: str, allowed: set[int]) -> list[tuple[int, float]]:
+    """BM25 written out: K1 = 1.2, B = 0.75, the weight of a term ln(1 + (N − n + 1/2) / (n + 1/2))."""
+    counts: dict[int, Counter[str]] = {number: terms_of(text) for number, text in texts.items()}
+    lengths = {number: sum(c.values()) for number, c in counts.items()}
+    mean = max(1.0, sum(lengths.values()) / max(1, len(lengths)))
+    found = []
+    for number, c in counts.items():
+        score = 0.0
+        for term in query_terms(query):
+            n = sum(term in other for other in counts.values())
+            weight = math.log(1 + (len(texts) - n + 0.5) / (n + 0.5))
+            score += weight * 2.2 * c[term] / (c[term] + 1.2 * (0.25 + 0.75 * lengths[number] / mean))
+        if score > 0 and number in allowed:
+            found.append((number, score))
+    return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+
+
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=24), query=TEXT, cuts=st.tuples(*[st.integers(0, 24)] * 3), data=st.data()
+)
+@settings(max_examples=150, deadline=None)
+def test_ranking_is_bm25_over_any_split(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], query: str, cuts: tuple[int, ...], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("words")
+    one, two, three = sorted(min(cut, len(texts)) for cut in cuts)
+    numbered = list(enumerate(texts))
+    parts = [
+        Segment(folder, write_segment(folder, 1, start, stop - start, numbered[start:stop]))
+        for start, stop in ((0, one), (one, two), (two, three))
+        if stop > start
+    ]
+    tail = Tail(three)
+    tail.add(numbered[three:], len(texts))
+    allowed = data.draw(st.sets(st.integers(0, len(texts) - 1)))
+    packed = sets.of_rows(np.array(sorted(allowed), dtype=np.int64), len(texts))
+    merged = [Segment(folder, merge(folder, 1, parts))] if parts else []
+    for segments in (parts, merged):
+        for wanted, some in ((set(range(len(texts))), None), (allowed, packed)):
+            expected = plain(dict(numbered), query, wanted)
+            rows, scores = search([*segments, tail], query, 50, len(texts), some, len(texts))
+            assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
+            assert (np.diff(scores) <= 0).all()
+            for many, k in itertools.product((0, 2, 4096), (1, 3)):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(lexical, "MANY", many)
+                    best = search([*segments, tail], query, k, len(texts), some, len(texts))
+                assert best[0].tolist() == rows[:k].tolist()
+                assert best[1].tolist() == scores[:k].tolist()
+
+
+def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", {}, dimensions=2)
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(WORDS, 8)) for _ in range(60)]
+    row = np.zeros(2, dtype=np.float32)
+    store.write((Document(t, str(i)), [PassageRow(0, len(t), bytes([i]), row)]) for i, t in enumerate(texts))
+    upkeep = Upkeep(store)
+    upkeep.optimize("auto", 0.99, None)
+    store.write([], remove=[str(i) for i in range(0, 60, 3)])
+    retriever = Retriever(store)
+    left = {i: t for i, t in enumerate(texts) if i % 3}
+
+    def ranked() -> list[tuple[str, float]]:
+        return [(p.document.id, s) for p, s in retriever.search("moon getUserName", None, 60, "lexical", None)]
+
+    expected = plain(left, "moon getUserName", set(left))
+    assert {name for name, _ in ranked()} == {str(i) for i, _ in expected}
+    upkeep.optimize("auto", 0.99, None)
+    assert dict(ranked()) == pytest.approx({str(i): s for i, s in expected}, rel=1e-5)
+    assert store.state().removed == 0
+    assert len(retriever.view().words) == 1
+    store.close()
+
+
+def test_a_segment_made_in_another_process_is_the_same(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", {}, dimensions=8)
+    texts = ["the tide rises", "", "潮汐 getUserName", "tide tide"]
+    rows = [PassageRow(0, 99, bytes([i]), np.ones(8, dtype=np.float32)) for i in range(4)]
+    store.write([(Document(text or "x", str(i)), [row]) for i, (text, row) in enumerate(zip(texts, rows, strict=True))])
+    beside = write_beside(store.folder, 1, 1, 3)
+    assert beside is not None
+    with store.snapshot():
+        here = write_segment(store.folder, 1, 1, 3, store.texts(1, 4))
+    assert (beside.first, beside.rows, beside.digest) == (1, 3, here.digest)
+    assert write_beside(store.folder, 1, 1, 4) is None  # there is no such passage
+    assert write_beside(store.folder, 2, 1, 3) is None  # nor such a generation
+    store.close()
+
+
+def test_a_segment_that_is_cut_or_gone_is_an_error(tmp_path: Path) -> None:
+    name = write_segment(tmp_path, 1, 0, 2, [(0, "tide"), (1, "moon")])
+    path = tmp_path / name.file
+    assert [p.name for p in tmp_path.iterdir()] == [name.file]
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1])
+    with pytest.raises(IndexCorruptedError, match=f"has {len(raw) - 1} bytes; expected {len(raw)}"):
+        Segment(tmp_path, name)
+    path.unlink()
+    with pytest.raises(IndexCorruptedError, match="is missing"):
+        Segment(tmp_path, name)
