@@ -12,6 +12,7 @@ Results: benchmarks/results/index-<passages>.json, written after each part.
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -476,7 +477,9 @@ def main() -> None:
     given.folder.mkdir(exist_ok=True)
     data = Data(given.collections, given.folder)
     bench = Bench(data, given.passages, given.folder, HERE / f"results/index-{given.passages}.json", given.peers)
-    bench.keep("machine", {"cores": os.cpu_count(), "passages": given.passages, "dimensions": DIMENSIONS})
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    bench.keep("machine", {"cpu": cpu, "cores": os.cpu_count(), "passages": given.passages, "dimensions": DIMENSIONS})
     for part in given.parts.split(","):
         getattr(bench, f"part_{part}")()
 
