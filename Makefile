@@ -58,11 +58,11 @@ $(VENV)/dev.done: $(VENV)/demo.done
 peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done
 
 # torchvision, torchaudio and torchcodec are required by vLLM's metadata only, and their builds need not match its torch.
-$(PEERS)/peers.done:
+$(PEERS)/peers.done: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install -qq $(VLLM) || $(PEERS)/bin/pip install -qq $(VLLM) --extra-index-url $(TORCH_CPU_INDEX)
 	$(PEERS)/bin/pip uninstall -qq -y torchvision torchaudio torchcodec
-	$(PEERS)/bin/pip install -qq --no-deps -e .
+	$(PEERS)/bin/pip install -qq --no-deps -e . apsw xxhash filelock
 	$(PEERS)/bin/python -c 'import vllm, qwen3_rag.models.runtimes.vllm'
 	@touch $@
 
