@@ -66,7 +66,12 @@ class Remembering:
         self.describe = reranker.describe
 
     def read(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, deadline: float | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: object = None,
     ) -> Reading:
         """Log-odds as the reranker gives them."""
         new = [text for text in documents if (query, text, instruction) not in self.scores]
