@@ -14,7 +14,7 @@ from qwen3_rag import Document
 from qwen3_rag.errors import UnknownNameError
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index import exact, upkeep
-from qwen3_rag.index.approximate import build
+from qwen3_rag.index.approximate import Approximate, build
 from qwen3_rag.index.exact import faiss, scan
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import PassageRow, Store
@@ -114,7 +114,11 @@ def test_an_approximate_index_finds_what_it_promises_and_the_tail_is_exact(
             assert allowed[got].all()
         # A row of the tail is found as surely as by exact search.
         assert ids(retriever, rows[5500], 1) == [5500]
-        # Few allowed: exact.
+        # Few allowed: exact, without the index, which would lose some.
+        chosen = there & (np.arange(6000) % 10 == 7)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Approximate, "nearest", None)
+            assert ids(retriever, query, 50, {"n": 7}) == nearest(half, query, 50, chosen)
         few = there & (np.arange(6000) % 10 == 7) & (np.arange(6000) < 100)
         some = {"$and": [{"n": 7}, {"n": {"$gte": 7}}]}
         assert len(ids(retriever, query, 5000, some)) == (there & (np.arange(6000) % 10 == 7)).sum() >= few.sum()
