@@ -480,7 +480,7 @@ def main() -> None:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     bench.keep("machine", {"cpu": cpu, "cores": os.cpu_count(), "passages": given.passages, "dimensions": DIMENSIONS})
-    for part in given.parts.split(","):
+    for part in filter(None, given.parts.split(",")):
         getattr(bench, f"part_{part}")()
 
 
