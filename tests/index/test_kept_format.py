@@ -38,7 +38,9 @@ def make(folder: Path) -> None:
 
     def write(start: int, stop: int) -> None:
         digests = [i.to_bytes(16, "big") for i in range(start, stop)]
-        passages = [PassageRow(0, 60, digest, row) for digest, row in zip(digests, rows[start:stop], strict=True)]
+        passages = [
+            PassageRow(0, 60, digest, row, 7, "Part") for digest, row in zip(digests, rows[start:stop], strict=True)
+        ]
         store.write((document(i), [p]) for i, p in zip(range(start, stop), passages, strict=True))
 
     write(0, 600)
@@ -65,10 +67,12 @@ def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path)
     for wanted in (2, 300, 603):
         hits = retriever.search("", rows[wanted], 5, "dense", None)
         assert hits[0][0].document == document(wanted)
+        assert (hits[0][0].page, hits[0][0].heading) == (7, "Part")
         scores = np.sort((rows @ rows[wanted])[there])[::-1]
         np.testing.assert_allclose(hits[0][1], scores[0], atol=1e-3)
         (hit, *_) = retriever.search(f"第{wanted}段", None, 5, "lexical", None)
         assert hit[0].document.id == f"d{wanted}"
+    assert len(retriever.search("part", None, 700, "lexical", None)) == 607
     red = retriever.search(
         "", rows[3], 607, "dense", {"colour": "red", "n": {"$gte": 590}, "tags": {"$contains": "even"}}
     )

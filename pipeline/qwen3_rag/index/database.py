@@ -47,13 +47,15 @@ CREATE TABLE documents (
 CREATE INDEX documents_by_source ON documents (source) WHERE source IS NOT NULL;
 CREATE TABLE passages (
     number INTEGER PRIMARY KEY, document INTEGER NOT NULL, ordinal INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL, page INTEGER, digest BLOB NOT NULL) STRICT;
+    start INTEGER NOT NULL, stop INTEGER NOT NULL, page INTEGER, heading TEXT, digest BLOB NOT NULL) STRICT;
 CREATE INDEX passages_by_digest ON passages (digest);
 CREATE TABLE field_names (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE fields (
     field INTEGER NOT NULL, item INTEGER NOT NULL, kind INTEGER NOT NULL, value ANY NOT NULL,
     first INTEGER NOT NULL, passages INTEGER NOT NULL,
     PRIMARY KEY (field, item, kind, value, first)) STRICT, WITHOUT ROWID;
+CREATE TABLE sources (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY, passage INTEGER NOT NULL) STRICT;
 CREATE TABLE blocks (block INTEGER PRIMARY KEY, digest INTEGER NOT NULL) STRICT
 """

@@ -34,13 +34,23 @@ encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass(frozen=True)
 class PassageRow:
-    """A passage to be written: its place in the document's text, a digest of what was embedded, and the vector."""
+    """A passage to be written.
+
+    Attributes:
+        start: First character in the document's text.
+        stop: The one after the last.
+        digest: Of what was embedded.
+        vector: (dimensions,).
+        page: Page of the source, from 1.
+        heading: Headings above it, which stand before its text in what is searched.
+    """
 
     start: int
     stop: int
     digest: bytes
     vector: Float32
     page: int | None = None
+    heading: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Passage:
     start: int
     stop: int
     page: int | None
+    heading: str | None
     document: Document
 
     @property
@@ -204,12 +215,13 @@ class Store:
             documents.append((number, *values))
             fields += self.fields.rows_of(document.metadata, row, len(passages))
             for ordinal, passage in enumerate(passages):
-                rows.append((row, number, ordinal, passage.start, passage.stop, passage.page, passage.digest))
+                place = (passage.start, passage.stop, passage.page, passage.heading)
+                rows.append((row, number, ordinal, *place, passage.digest))
                 row += 1
         many = self.database.many
         many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", documents)
         many("INSERT OR IGNORE INTO fields VALUES (?, ?, ?, ?, ?, ?)", fields)
-        many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _remove(self, ids: Iterable[str]) -> int:
         """Take documents out, within a transaction; how many were there."""
@@ -243,24 +255,28 @@ class Store:
         """Passages by number, with their documents; those that are not there are left out."""
         with self.snapshot():
             sql = (
-                "SELECT p.number, p.ordinal, p.start, p.stop, p.page, d.id, d.title, d.source, d.text, d.metadata "
+                "SELECT p.number, p.ordinal, p.start, p.stop, p.page, p.heading, "
+                "d.id, d.title, d.source, d.text, d.metadata "
                 "FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN ({})"
             )
             rows = self._each(sql, [int(n) for n in numbers])
-            return {r[0]: Passage(r[0], r[1], r[2], r[3], r[4], _document(r[5:])) for r in rows}
+            return {r[0]: Passage(r[0], r[1], r[2], r[3], r[4], r[5], _document(r[6:])) for r in rows}
 
     def texts(self, first: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Numbers and texts, titles before them, of the passages from one number to another, in order."""
-        sql = "SELECT number, document, start, stop FROM passages WHERE number >= ? AND number < ? ORDER BY number"
+        """Numbers and texts, titles and headings before them, of the passages from one number to another, in order."""
+        sql = (
+            "SELECT number, document, start, stop, heading FROM passages "
+            "WHERE number >= ? AND number < ? ORDER BY number"
+        )
         held: int | None = None
         title, text = None, ""
-        for number, document, start, end in self._run(sql, (first, stop)):
+        for number, document, start, end, heading in self._run(sql, (first, stop)):
             if document != held:
                 found = self._run("SELECT title, text FROM documents WHERE number = ?", (document,)).fetchone()
                 if found is None:
                     raise IndexCorruptedError(f"{self.folder / FILE}: passage {number} has no document")
                 held, (title, text) = document, found
-            yield number, titled(title, text[start:end])
+            yield number, titled(title, titled(heading, text[start:end]))
 
     def extent(self, passage: Passage, neighbours: int) -> tuple[int, int]:
         """First and last character of a passage together with so many before and after it in its document."""
