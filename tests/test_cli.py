@@ -18,10 +18,12 @@ ARTICLES = {
 }
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, code: int = 0, stdin: str = "", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from qwen3_rag.cli import main; main()", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    variables = os.environ | {"COLUMNS": "100"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, input=stdin, cwd=cwd)
     assert done.returncode == code, done.stderr + done.stdout
     return done
 
@@ -53,6 +55,99 @@ def test_search_prints_a_table_or_json_lines(store: Path) -> None:
     lines = run("search", store, "moon", "--json", "--no-rerank", "--mode", "lexical").stdout.splitlines()
     assert json.loads(lines[0])["title"] == "Tides"
     assert "nothing found" in run("search", store, "moon", "--filter", '{"lang": "xx"}').stdout
+
+
+def test_explain_shows_both_stages(store: Path) -> None:
+    shown = run("search", store, "moon", "--explain", "--mode", "hybrid", "-k", 2).stdout
+    assert shown.count("first stage: rank") == 2
+    assert "fused" in shown
+    assert "log-odds" in shown
+    assert "characters 0 to " in shown
+    assert "embed " in shown
+    assert "\x1b[" not in shown, "no colours where there is no terminal"
+    lines = run("search", store, "moon", "--explain", "--json", "--no-rerank", "--group").stdout.splitlines()
+    assert {"embed", "retrieve", "rerank", "total"} == set(json.loads(lines[0])["timings"])
+
+
+def test_get_prints_documents_and_says_what_is_not_there(store: Path) -> None:
+    assert run("get", store, "q1").stdout == "Merge intervals.\n"
+    done = run("get", store, "q1", "nobody", "--json", code=1)
+    assert json.loads(done.stdout)["title"] == "Merge"
+    assert "there is no document 'nobody'" in done.stderr
+
+
+def test_sync_keeps_a_store_in_step(tmp_path: Path, tiny_embedder: Path) -> None:
+    (folder := tmp_path / "docs").mkdir()
+    for name, text in ARTICLES.items():
+        (folder / name).write_text(text)
+    (folder / "film.srt").write_text("Hello there.")
+    (folder / "bad.txt").write_bytes(b"text\x00\x01")
+    (folder / "readers.py").write_text(
+        "from qwen3_rag import Document\n"
+        "from qwen3_rag.ingest.readers import reader\n\n"
+        "@reader('.srt')\n"
+        "def subtitles(file):\n    yield Document('said: ' + file.text, title=file.stem)\n"
+    )
+    options = ("--store", tmp_path / "s", "--embedder", tiny_embedder, "--reranker", "none", "--exclude", "*.py")
+    first = run("sync", folder, *options, "--reader", folder / "readers.py")
+    assert "4 documents written" in first.stdout
+    assert "1 files or folders skipped" in first.stdout
+    assert "bad.txt: .txt by its name, but" in first.stderr
+    assert run("get", tmp_path / "s", folder / "film.srt").stdout == "said: Hello there.\n"
+    (folder / "bread.txt").unlink()
+    options = ("--store", tmp_path / "s", "--exclude", "*.py", "--exclude", "bad.txt")
+    planned = run("sync", folder, *options, "--dry-run").stdout
+    assert f"removed  {folder / 'bread.txt'}" in planned
+    assert "0 files to read, 3 unchanged; nothing was done" in planned
+    report = json.loads(run("sync", folder, *options, "--json").stdout)
+    assert (report["removed"], report["files_unchanged"]) == (1, 3)
+    assert "1 of 1 documents deleted" in run("delete", tmp_path / "s", "-", stdin="q1\n").stdout
+    assert "bad.txt" in run("sync", folder, "--store", tmp_path / "s", "--strict", code=1).stderr
+    assert "expected one of them" in run("sync", folder, *options, "--dry-run", "--watch", code=2).stderr
+
+
+def test_settings_come_from_flags_then_the_environment_then_a_file(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "qwen3-rag.toml").write_text('top-k = 2\n[search]\nmode = "lexical"\nrerank = false\n')
+    count = lambda *more, **variables: len(  # noqa: E731
+        run("search", store, "moon bread merge", "--json", *more, cwd=tmp_path, **variables).stdout.splitlines()
+    )
+    assert count() == 2
+    assert count(QWEN3_RAG_SEARCH_TOP_K="1") == 1
+    assert count("-k", 3, QWEN3_RAG_SEARCH_TOP_K="1") == 3
+    lines = run("config", "--json", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout.splitlines()
+    found = {(row["command"], row["option"]): (row["value"], row["from"]) for row in map(json.loads, lines)}
+    assert found["search", "top_k"] == (1, "QWEN3_RAG_SEARCH_TOP_K")
+    assert found["search", "mode"] == ("lexical", "qwen3-rag.toml")
+    assert found["search", "blend"] == (0.0, "default")
+    assert "QWEN3_RAG_SEARCH_TOP_K" in run("config", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout
+    for said, message in (
+        ("[serch]", "no command 'serch'"),
+        ("x = 1", "'x' is an option of no command"),
+        ("=", "TOML"),
+    ):
+        (tmp_path / "bad.toml").write_text(said)
+        assert message in run("--config", tmp_path / "bad.toml", "config", code=2).stderr
+    (tmp_path / "bad.toml").write_text("[search]\ntopk = 1")
+    assert "[search] has no option 'topk'" in run("--config", tmp_path / "bad.toml", "config", code=2).stderr
+
+
+def test_a_pipe_that_closes_early_is_no_error(store: Path) -> None:
+    command = f"{sys.executable} -c 'from qwen3_rag.cli import main; main()' get {store} q1 q1 q1 | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_shells_complete_commands_and_options() -> None:
+    script = Path(sys.executable).parent / "qwen3-rag"
+
+    def completed(words: str, at: int) -> list[str]:
+        variables = {"_QWEN3_RAG_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        done = subprocess.run([script], capture_output=True, text=True, env=os.environ | variables)
+        return done.stdout.split()
+
+    assert completed("qwen3-rag sea", 1) == ["search"]
+    assert completed("qwen3-rag sync --dr", 2) == ["--dry-run"]
 
 
 def test_info_shows_what_is_there(store: Path) -> None:
@@ -114,11 +209,11 @@ def test_a_failed_index_leaves_no_store_that_blocks_the_next(tmp_path: Path, tin
 
 
 def test_what_nobody_foresaw_is_a_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from qwen3_rag import cli
+    from qwen3_rag.cli import application
 
-    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    monkeypatch.setattr(application, "app", lambda: 1 / 0)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        application.main()
     assert ended.value.code == 1
     assert "error: ZeroDivisionError: division by zero (run with --debug" in capsys.readouterr().err
 
@@ -135,6 +230,6 @@ def test_verify_model_says_whether_a_checkpoint_agrees(tiny_reranker: Path) -> N
 
 def test_help_names_every_command() -> None:
     shown = run("--help").stdout
-    assert all(name in shown for name in ("index", "search", "info", "verify-model", "demo"))
-    for name in ("index", "search", "info", "verify-model", "demo"):
+    assert all(name in shown for name in ("index", "sync", "search", "get", "info", "config", "verify-model", "demo"))
+    for name in ("index", "sync", "search", "get", "info", "config", "verify-model", "demo"):
         assert "Usage" in run(name, "--help").stdout

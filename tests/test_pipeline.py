@@ -209,6 +209,17 @@ def test_passages_point_into_their_document_and_group_and_widen(empty: Pipeline)
     assert long.text[wide.start : wide.end] == wide.text
 
 
+def test_copies_are_found_once_if_asked(empty: Pipeline) -> None:
+    text = "The pump is bled at the upper valve."
+    empty.add(
+        [Document(text, "one"), Document(text.replace(" ", "\n"), "two", "Titled"), Document("A bucket.", "three")]
+    )
+    assert len(empty.search(text)) == 3
+    hits = empty.search(text, distinct=True)
+    assert {hit.document_id for hit in hits} in ({"one", "three"}, {"two", "three"})
+    assert [hit.rank for hit in hits] == [1, 2]
+
+
 def test_grouping_never_reranks_more_than_asked(empty: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     real = empty.reranker.read
@@ -226,7 +237,7 @@ def test_a_passage_replaced_meanwhile_keeps_its_own_extent(empty: Pipeline) -> N
     empty.add(DOCUMENTS[:1])
     (passage,) = empty.store.passages([1]).values()
     empty.add([Document("other", DOCUMENTS[0].id)])
-    assert empty.store.extent(passage, 1) == (passage.start, passage.stop)
+    assert empty.store.widened(passage, 1) == (passage.start, passage.stop, passage.text)
 
 
 def test_a_document_that_is_a_title_only_is_found(empty: Pipeline) -> None:
@@ -364,11 +375,15 @@ def test_files_are_indexed_and_kept_in_step(empty: Pipeline, tmp_path: Path) -> 
     (folder / "a.md").write_text("# Tides\n\nThe moon and the sun pull the sea.")
     report = empty.sync(folder)
     assert (report.documents, report.removed, len(empty)) == (1, 1, 1)
-    (folder / "bad.txt").write_bytes(b"\xff\xff")
+    (folder / "bad.txt").write_bytes(b"text\x00\x01")
     (folder / "0.txt").write_text("comes before the bad one")
-    with pytest.raises(IngestError, match=r"bad\.txt: not UTF-8"):
-        empty.index(folder)
-    assert len(empty) == 1, "nothing is written when a file cannot be read"
+    with pytest.raises(IngestError, match=r"bad\.txt: \.txt by its name, but"):
+        empty.index(folder, strict=True)
+    assert len(empty) == 2, "what came before it is written"
+    report = empty.index(folder)
+    assert [path for path, _ in report.skipped] == [str(folder / "bad.txt")]
+    with pytest.raises(UnknownNameError, match="unknown option 'globs'"):
+        empty.sync(folder, globs=["*"])
 
 
 def test_optimize_and_verify(empty: Pipeline) -> None:

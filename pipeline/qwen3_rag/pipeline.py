@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,12 +20,13 @@ from qwen3_rag.errors import (
     StoreError,
     UnknownNameError,
 )
-from qwen3_rag.index.database import FORMAT, Database
+from qwen3_rag.index.database import Database
 from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
-from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, file_batches
-from qwen3_rag.ingest.readers import read_documents, source_files
+from qwen3_rag.ingest.folders import Folders, Paths
+from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents
+from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.cascade import Cascade, reranker_of
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
@@ -33,17 +34,17 @@ from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.reranker import Reranker, RerankerProtocol
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.ranking import Asked, arrange
-from qwen3_rag.records import Document, Hit, IndexReport, Results, titled
+from qwen3_rag.records import Document, Hit, IndexReport, Results
 from qwen3_rag.settings import Settings
 
 __all__ = ["Pipeline"]
 
 CANDIDATES = 100
 ROOM_FOR_PROMPT = 16  # tokens
+FOLDER_OPTIONS = ("strict", "largest", "emptied", "reread")  # and those of `Selection`
 # Arguments of `create` that go to the models, where these are given by name.
 MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
 logger = logging.getLogger("qwen3_rag")
-Paths = str | Path | Sequence[str | Path]
 
 
 class Pipeline:
@@ -101,6 +102,7 @@ class Pipeline:
             dimensions=meta["embedder"]["dimensions"],
             vectors=settings.vectors,
             fields=settings.fields,
+            titles=settings.titles,
         )
         pipeline = cls(store, embedder, reranker, settings)
         pipeline._embedder_checked = True
@@ -210,26 +212,69 @@ class Pipeline:
         """Documents by id, in the order asked; None where there is none."""
         return self.store.get(text_list(ids, "ids"))
 
-    def index(self, paths: Paths, show_progress: bool = False) -> IndexReport:
-        """Read files and folders (JSON lines, text, Markdown) and write what they hold.
+    def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
+        """Read files and folders and write what is new or changed in them; nothing is removed but what a file lost.
+
+        Text, Markdown, HTML, PDF, Word, EPUB, source code, CSV, JSON lines and Parquet are read, by content and by
+        name; see `qwen3_rag.ingest.readers.reader` for kinds of your own. Files that are as they were are not opened.
+
+        Args:
+            paths: A path or several.
+            show_progress: A bar on a terminal, log lines elsewhere.
+            **options: `include` and `exclude` (lists of globs as in .gitignore); `hidden`, `ignored` (files that a
+                .gitignore names) and `follow_links`, False unless given; `strict`, to end at what cannot be read
+                instead of skipping it; `largest`, bytes of a file that is read as a whole; `reread`, to read and cut
+                again what is as it was, as after a change of its reader (what comes out the same keeps its vectors);
+                `emptied`, for `sync` of a folder without a single entry left, whose documents else stay, as its drive
+                may not be there.
 
         Raises:
-            IngestError: A path that is not there, or a file that cannot be read; the store is unchanged.
+            IngestError: A path that is not there; with `strict`, what cannot be read.
+            UnknownNameError: An option that is none.
         """
-        files = source_files([paths] if isinstance(paths, str | Path) else paths)
-        return sum((self.add(batch, show_progress) for batch in file_batches(files)), IndexReport())
+        return self._folders(paths, False, options).run(show_progress)
 
-    def sync(self, paths: Paths, show_progress: bool = False) -> IndexReport:
-        """As `index`; and documents that came from these paths and are no longer there are removed."""
-        roots = [Path(p).resolve() for p in ([paths] if isinstance(paths, str | Path) else paths)]
-        report = self.index(roots, show_progress)
-        present = {document.id for file in source_files(roots) for document in read_documents(file)}
-        gone = [
-            name
-            for name, source in self.store.ids_with_source()
-            if name not in present and any(Path(source).is_relative_to(root) for root in roots)
-        ]
-        return report + IndexReport(removed=self.delete(gone))
+    def sync(self, paths: Paths, show_progress: bool = False, *, dry_run: bool = False, **options: Any) -> IndexReport:
+        """As `index`; and documents from files that are no longer there are removed, those of moved files kept.
+
+        Nothing is removed because a file or folder could not be read.
+
+        Args:
+            paths: A path or several.
+            show_progress: A bar on a terminal, log lines elsewhere.
+            dry_run: Only look; the report says of each file what would be done.
+            **options: As for `index`.
+        """
+        folders = self._folders(paths, True, options)
+        return folders.run(show_progress) if not dry_run else folders.plan().report()
+
+    def watch(self, paths: Paths, show_progress: bool = False, **options: Any) -> Iterator[IndexReport]:
+        """`sync` now and whenever something changes, until interrupted; gives a report each time."""
+        return self._folders(paths, True, options).watch(show_progress)
+
+    def _folders(self, paths: Paths, remove: bool, options: dict[str, Any]) -> Folders:
+        roots = Folders.roots_of(paths)
+        wanted = {name: options.pop(name) for name in FOLDER_OPTIONS if name in options}
+        known = [setting.name for setting in fields(Selection)]
+        for name in options:
+            if name not in known:
+                raise UnknownNameError("option", name, [*known, *FOLDER_OPTIONS])
+        self._check_embedder()
+
+        def written() -> None:
+            self._written = True
+            self.upkeep.after_write()
+
+        return Folders(
+            self.store,
+            self.embedder,
+            self.settings,
+            roots,
+            Selection(**options),
+            remove=remove,
+            written=written,
+            **wanted,
+        )
 
     def search(
         self,
@@ -247,6 +292,7 @@ class Pipeline:
         deadline: float | None = None,
         cancel: threading.Event | None = None,
         group_by_document: bool = False,
+        distinct: bool = False,
         neighbours: int = 0,
     ) -> Results:
         """Find the passages that answer a query.
@@ -266,6 +312,7 @@ class Pipeline:
             cancel: Once set, from any thread, no further candidates are reread, as past a deadline.
             group_by_document: One hit a document, its best passage. Unless `candidates` is given, the first stage
                 goes as deep as it takes to find `top_k` documents.
+            distinct: Of passages with the same text, as in copies of a file, only the best.
             neighbours: Passages before and after a hit whose text is returned with it.
 
         Raises:
@@ -273,7 +320,7 @@ class Pipeline:
             EmbedderMismatchError: The store's embedder has changed.
         """
         started = time.monotonic()
-        asked = Asked(top_k, min_score, min_log_odds, blend, group_by_document)
+        asked = Asked(top_k, min_score, min_log_odds, blend, group_by_document, distinct)
         depth = _depth(candidates, top_k)
         check_query(query)
         at_least(neighbours, 0, "neighbours")
@@ -295,7 +342,7 @@ class Pipeline:
         retrieved = time.monotonic()
         reading = None
         if rerank and self.reranker is not None and found:
-            texts = [titled(passage.document.title, passage.text) for passage, _ in found]
+            texts = [passage.searched(self.store.titles) for passage, _ in found]
             until = None if deadline is None else started + deadline
             reading = self.reranker.read(query, texts, for_reranker, until, cancel)
         hits, degraded = arrange(found, reading, asked)
@@ -327,18 +374,18 @@ class Pipeline:
             found = self.retriever.search(query, vector, reach, mode, filter)
             best: dict[str, Candidate] = {}
             for candidate in found:
-                best.setdefault(candidate[0].document.id, candidate)
+                best.setdefault(candidate[0].document_id, candidate)
             if len(found) < reach or len(best) >= documents:
                 break
             reach *= 2
-        within = {passage.document.id for passage, _ in found[:depth]}
+        within = {passage.document_id for passage, _ in found[:depth]}
         further = [candidate for name, candidate in best.items() if name not in within]
         return found[:depth] + further[: max(documents - len(within), 0)]
 
     def _widened(self, hit: Hit, found: Sequence[Candidate], neighbours: int) -> Hit:
         passage = found[hit.retrieval_rank - 1][0]
-        start, end = self.store.extent(passage, neighbours)  # the passage's own, if it was replaced meanwhile
-        return replace(hit, text=passage.document.text[start:end], start=start, end=end)
+        start, end, text = self.store.widened(passage, neighbours)
+        return replace(hit, text=text, start=start, end=end)
 
     def search_many(self, queries: Sequence[str], **options: Any) -> list[Results]:
         """`search` for each of several queries, with the same options."""
@@ -382,7 +429,7 @@ class Pipeline:
         files = [f for f in self.store.folder.iterdir() if f.is_file()]
         return {
             "path": str(self.store.folder.resolve()),
-            "format": FORMAT,
+            "format": self.store.format,
             "commit": self.store.meta("commit"),
             "documents": documents,
             "passages": passages,

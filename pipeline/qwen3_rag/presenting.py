@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from qwen3_rag.models.checking import PUBLISHED_TOLERANCE, Check
-from qwen3_rag.records import Results
+from qwen3_rag.records import Hit, Results
 
-__all__ = ["excerpt", "show_check", "show_results", "show_tree"]
+__all__ = ["excerpt", "show_check", "show_explained", "show_results", "show_tree"]
 
 EXCERPT = 220  # characters of a passage in a table
 LINES = 6  # of it, where it has lines of its own
@@ -38,17 +38,42 @@ def show_results(results: Results, console: Console | None = None) -> None:
         table.add_column("passage", overflow="fold")
         for hit in results:
             score = "–" if hit.score is None else f"{hit.score:.3f}"
-            head = f"[bold]{escape(hit.title or hit.id)}[/bold]  [dim]{escape(hit.id)}[/dim]"
+            above = f"  {escape(hit.heading)}" if hit.heading else ""
+            page = f"  [dim]page {hit.page}[/dim]" if hit.page else ""
+            head = f"[bold]{escape(hit.title or hit.id)}[/bold]{above}{page}  [dim]{escape(hit.id)}[/dim]"
             table.add_row(
                 str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
             )
         console.print(table)
+    _show_times(results, console)
+
+
+def _show_times(results: Results, console: Console) -> None:
     stages = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in results.timings.items())
     console.print(f"[dim]{stages}[/dim]")
     if results.degraded:
         console.print(f"[yellow]{escape(results.degraded)}[/yellow]")
     if results.truncated:
         console.print(f"[yellow]{results.truncated} candidates were cut to the reranker's max_length[/yellow]")
+
+
+def show_explained(results: Results, mode: str, console: Console | None = None) -> None:
+    """For each hit both stages' ranks and scores and where it stands, and what each stage took."""
+    console = console or Console()
+    first = {"dense": "cosine", "lexical": "BM25", "hybrid": "fused"}[mode]
+    for hit in results:
+        second = "not reranked" if hit.score is None else f"score {hit.score:.4f}, log-odds {hit.log_odds:+.3f}"
+        console.print(f"[bold]{hit.rank}. {escape(hit.title or hit.id)}[/bold]  {escape(_place(hit))}")
+        console.print(f"   first stage: rank {hit.retrieval_rank}, {first} {hit.retrieval_score:.4f}; second: {second}")
+        console.print(f"   {escape(excerpt(hit.text))}")
+    _show_times(results, console)
+
+
+def _place(hit: Hit) -> str:
+    """Where a passage stands: source, page, headings, characters."""
+    page = f"page {hit.page}" if hit.page else None
+    place = (hit.source, page, hit.heading, f"characters {hit.start} to {hit.end}")
+    return ", ".join(part for part in place if part)
 
 
 def show_tree(values: Mapping[str, Any], console: Console | None = None) -> None:

@@ -12,22 +12,26 @@ logger = logging.getLogger("qwen3_rag")
 
 
 @contextmanager
-def progress(label: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yield a function that counts finished pieces of work.
+def progress(
+    label: str, total: int | None, show: bool = True, unit: str = "", part: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Yield a function that counts finished pieces of work, and if they have them, their parts.
 
     Args:
         label: What is being done.
         total: Pieces in all, None if not known.
         show: False gives a function that does nothing.
+        unit: What a piece is called, such as "files".
+        part: What its parts are called, such as "passages"; the function then takes their number as well.
     """
     if not show:
-        yield lambda _: None
+        yield lambda *_: None
         return
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_lines(label, total)
+        yield _log_lines(label, total, unit, part)
         return
     from rich.progress import (
         BarColumn,
@@ -42,24 +46,36 @@ def progress(label: str, total: int | None, show: bool = True) -> Iterator[Calla
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn(unit + "{task.fields[parts]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(label, total=total, parts="")
+        start, sum_of_parts = time.monotonic(), 0
+
+        def advance(pieces: int, parts: int = 0) -> None:
+            nonlocal sum_of_parts
+            sum_of_parts += parts
+            said = f", {sum_of_parts} {part}, {sum_of_parts / (time.monotonic() - start):.1f} a second" if part else ""
+            bar.update(task, advance=pieces, parts=said)
+
+        yield advance
 
 
-def _log_lines(label: str, total: int | None) -> Callable[[int], None]:
+def _log_lines(label: str, total: int | None, unit: str, part: str) -> Callable[..., None]:
     start = last = time.monotonic()
-    done = 0
+    done = done_parts = 0
 
-    def count(pieces: int) -> None:
-        nonlocal last, done
+    def count(pieces: int, parts: int = 0) -> None:
+        nonlocal last, done, done_parts
         done += pieces
+        done_parts += parts
         now = time.monotonic()
         if now - last >= LOG_EVERY:
-            last = now
-            logger.info("%s: %d of %s, %.1f a second", label, done, total or "?", done / (now - start))
+            last, seconds = now, now - start
+            rate = f"{done_parts} {part}, {done_parts / seconds:.1f}" if part else f"{done / seconds:.1f}"
+            left = f", {(total - done) / done * seconds:.0f} s left" if total and done else ""
+            logger.info("%s: %d of %s%s, %s a second%s", label, done, total or "?", unit and f" {unit}", rate, left)
 
     return count

@@ -26,6 +26,7 @@ class Asked:
     min_log_odds: float | None = None
     blend: float = 0.0
     group_by_document: bool = False
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         at_least(self.top_k, 1, "top_k")
@@ -69,6 +70,11 @@ def arrange(found: Sequence[Candidate], reading: Reading | None, asked: Asked) -
         for hit in wanted:
             best.setdefault(hit.document_id, hit)
         wanted = list(best.values())
+    if asked.distinct:
+        texts: dict[str, Hit] = {}
+        for hit in wanted:
+            texts.setdefault(" ".join(hit.text.split()), hit)
+        wanted = list(texts.values())
     ranked = [replace(hit, rank=rank) for rank, hit in enumerate(wanted[: asked.top_k], start=1)]
     return ranked, _shortfall(reading)
 
@@ -99,14 +105,14 @@ def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def _hit(candidate: Candidate, place: int, reading: Reading | None) -> Hit:
     passage, retrieval_score = candidate
     log_odds = float(reading.log_odds[place]) if reading is not None and reading.read[place] else None
-    document = passage.document
     return Hit(
-        id=passage_id(document.id, passage.ordinal),
-        document_id=document.id,
+        id=passage_id(passage.document_id, passage.ordinal),
+        document_id=passage.document_id,
         text=passage.text,
-        title=document.title,
-        source=document.source,
+        title=passage.title,
+        source=passage.source,
         page=passage.page,
+        heading=passage.heading,
         start=passage.start,
         end=passage.stop,
         score=None if log_odds is None else float(probability(np.array(log_odds))),
@@ -115,7 +121,7 @@ def _hit(candidate: Candidate, place: int, reading: Reading | None) -> Hit:
         retrieval_score=retrieval_score,
         retrieval_rank=place + 1,
         reranked=log_odds is not None,
-        metadata=document.metadata,
+        metadata=passage.metadata,
     )
 
 

@@ -13,9 +13,18 @@ __all__ = ["Document", "Hit", "IndexReport", "Results", "titled"]
 INT64 = range(-(2**63), 2**63)
 
 
-def titled(title: str | None, text: str) -> str:
-    """What is embedded and reranked: the title on a line of its own before the text."""
-    return f"{title}\n{text}" if title else text
+HEADINGS = " > "  # between the headings of a path
+
+
+def titled(title: str | None, text: str, heading: str | None = None) -> str:
+    """What is embedded and reranked: the title, then the path of headings, on lines of their own before the text.
+
+    A heading that the text itself begins with is not said twice.
+    """
+    if heading:
+        above, _, own = heading.rpartition(HEADINGS)
+        heading = above if own in text.partition("\n")[0] else heading
+    return "\n".join([part for part in (title, heading) if part] + [text])
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Hit:
         title: The document's title.
         source: The document's source.
         page: Page in the source, counted from 1, where there are pages.
+        heading: Path of headings above the passage, as "Setup > Linux", where there are any.
         start: First character of the passage in the document's text.
         end: Character after its last.
         score: Reranker's probability of yes; None if it was not reranked.
@@ -111,6 +121,7 @@ class Hit:
     title: str | None
     source: str | None
     page: int | None
+    heading: str | None
     start: int
     end: int
     score: float | None
@@ -152,7 +163,13 @@ class IndexReport:
         unchanged: Documents that the store already had, as they are.
         passages: Passages written.
         embedded: Passages whose text had to be embedded; the rest kept their vectors.
-        removed: Documents removed because their source is gone (`sync` only).
+        removed: Documents removed because they are no longer in their file, or their file is gone.
+        files: Files that were read.
+        files_unchanged: Files that were as they had been, and were not opened.
+        moved: Documents that kept their vectors though their file has another path.
+        ignored: Files of kinds that are not read.
+        skipped: Paths of files and folders that could not be read, and why.
+        actions: Of a dry run, what would be done with which file: "new", "changed", "moved", "removed".
     """
 
     documents: int = 0
@@ -160,6 +177,12 @@ class IndexReport:
     passages: int = 0
     embedded: int = 0
     removed: int = 0
+    files: int = 0
+    files_unchanged: int = 0
+    moved: int = 0
+    ignored: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
+    actions: tuple[tuple[str, str], ...] = ()
 
     def __add__(self, other: "IndexReport") -> "IndexReport":
         mine, theirs = vars(self), vars(other)

@@ -16,6 +16,9 @@ class Settings:
     Attributes:
         chunk_tokens: Most tokens of a passage, counted by the embedder's tokenizer, the title not included.
         chunk_overlap: Tokens at most that a passage repeats of the one before it, in whole sentences.
+        titles: Whether title and headings stand before a passage in what is embedded, reranked and searched for words.
+        tables: What becomes of tables in files: "rows" cuts them between rows, with the first row before each part,
+            "text" treats them as any text, "drop" leaves them out of what is searched.
         vectors: Type in which vectors are stored and compared, "float16" or "float32".
         fields: Names of the metadata fields that are indexed for filters; None is all. Others can be filtered on too,
             at the price of a look at every document.
@@ -24,6 +27,8 @@ class Settings:
 
     chunk_tokens: int = 400
     chunk_overlap: int = 50
+    titles: bool = True
+    tables: str = "rows"
     vectors: str = "float16"
     fields: tuple[str, ...] | None = None
     index_memory: int = 1024
@@ -37,6 +42,9 @@ class Settings:
             )
         at_least(self.index_memory, 512, "index_memory")
         one_of(self.vectors, ("float16", "float32"), "vectors")
+        one_of(self.tables, ("rows", "text", "drop"), "tables")
+        if not isinstance(self.titles, bool):
+            raise InvalidArgumentError(f"titles is {self.titles!r}; expected True or False")
         if self.fields is not None:
             object.__setattr__(self, "fields", tuple(text_list(self.fields, "fields")))
 

@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def ids(retriever: Retriever, query: np.ndarray, k: int, filter: dict[str, object] | None = None) -> list[int]:
-    return [int(p.document.id) for p, _ in retriever.search("", query, k, "dense", filter)]
+    return [int(p.document_id) for p, _ in retriever.search("", query, k, "dense", filter)]
 
 
 def test_additions_removals_and_filters_are_exact(store: Store) -> None:
@@ -195,7 +195,7 @@ def test_indexes_are_renewed_in_the_background_of_writing(store: Store, monkeypa
         fill(store, rows[start : start + 100], start)
         keeper.after_write()
         assert ids(retriever, rows[start + 50], 1) == [start + 50]
-        assert retriever.search(f"{start + 7}", None, 1, "lexical", None)[0][0].document.id == str(start + 7)
+        assert retriever.search(f"{start + 7}", None, 1, "lexical", None)[0][0].document_id == str(start + 7)
     keeper.close()
     described = Retriever(store).describe()
     assert described["covers"] >= 1000

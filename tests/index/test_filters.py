@@ -135,7 +135,7 @@ def test_a_filter_allows_what_a_plain_evaluation_allows(
                 with pytest.raises(FilterError, match="numbers in some documents and texts in others"):
                     store.allowed(filter)
                 continue
-            found = {int(p.document.id) for p in store.passages(store.allowed(filter).tolist()).values()}
+            found = {int(p.document_id) for p in store.passages(store.allowed(filter).tolist()).values()}
             assert found == {i for i, metadata in enumerate(there) if holds(metadata, filter)}, filter
     store.close()
 

@@ -51,7 +51,7 @@ def make(folder: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("kept", [2])
+@pytest.mark.parametrize("kept", [2, 3])
 def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path) -> None:
     with zipfile.ZipFile(STORES / f"format-{kept}.zip") as archive:
         archive.extractall(tmp_path)
@@ -66,19 +66,51 @@ def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path)
     rows = vectors(610)
     for wanted in (2, 300, 603):
         hits = retriever.search("", rows[wanted], 5, "dense", None)
-        assert hits[0][0].document == document(wanted)
+        assert store.get([hits[0][0].document_id]) == [document(wanted)]
         assert (hits[0][0].page, hits[0][0].heading) == (7, "Part")
         scores = np.sort((rows @ rows[wanted])[there])[::-1]
         np.testing.assert_allclose(hits[0][1], scores[0], atol=1e-3)
         (hit, *_) = retriever.search(f"第{wanted}段", None, 5, "lexical", None)
-        assert hit[0].document.id == f"d{wanted}"
+        assert hit[0].document_id == f"d{wanted}"
     assert len(retriever.search("part", None, 700, "lexical", None)) == 607
     red = retriever.search(
         "", rows[3], 607, "dense", {"colour": "red", "n": {"$gte": 590}, "tags": {"$contains": "even"}}
     )
-    assert {hit.document.id for hit, _ in red} == {f"d{i}" for i in range(590, 610) if i % 6 == 0}
+    assert {hit.document_id for hit, _ in red} == {f"d{i}" for i in range(590, 610) if i % 6 == 0}
     store.write([(document(1), [PassageRow(0, 9, bytes(16), rows[1])])])
-    assert Retriever(store).search("", rows[1], 1, "dense", None)[0][0].document.id == "d1"
+    assert Retriever(store).search("", rows[1], 1, "dense", None)[0][0].document_id == "d1"
+    assert store.format == FORMAT
+    assert store.verify() == []
+    store.close()
+
+
+def test_a_long_text_of_format_2_is_read_before_and_after_the_store_becomes_format_3(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", {}, dimensions=16)
+    text = "".join(f"{i:05} " for i in range(30_000))
+    rows = vectors(3)
+    passages = [PassageRow(at, at + 5, bytes(16), row) for at, row in zip((0, 65_532, 120_000), rows, strict=True)]
+    store.write([(Document("", "empty"), [])])
+    with store.transaction() as run:  # as format 2 wrote it
+        for table in ("sources", "staged", "blocks_of_text"):
+            run(f"DROP TABLE {table}")
+        run("DROP INDEX documents_by_origin")
+        run("ALTER TABLE documents DROP COLUMN origin")
+        run("CREATE TABLE sources (path TEXT PRIMARY KEY, size INTEGER, changed INTEGER, digest BLOB)")
+        run("INSERT INTO documents VALUES (2, 'long', NULL, NULL, ?, '{}', 0, 3)", (text,))
+        sql = "INSERT INTO passages VALUES (?, 2, ?, ?, ?, NULL, NULL, ?)"
+        store.database.many(sql, [(i, i, p.start, p.stop, p.digest) for i, p in enumerate(passages)])
+        run("PRAGMA user_version = 2")
+
+    def check() -> None:
+        assert store.get(["long"]) == [Document(text, "long")]
+        assert [store.passages([i])[i].text for i in range(3)] == [text[p.start : p.stop] for p in passages]
+
+    check()
+    assert (store.format, store.sources.all(["/"]), store.sources.documents("/x")) == (2, {}, [])
+    store.write([(Document(text, "new"), [])])
+    assert store.format == 3
+    check()
+    assert store.get(["new"]) == [Document(text, "new")]
     store.close()
 
 

@@ -90,7 +90,7 @@ def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None
     left = {i: t for i, t in enumerate(texts) if i % 3}
 
     def ranked() -> list[tuple[str, float]]:
-        return [(p.document.id, s) for p, s in retriever.search("moon getUserName", None, 60, "lexical", None)]
+        return [(p.document_id, s) for p, s in retriever.search("moon getUserName", None, 60, "lexical", None)]
 
     expected = plain(left, "moon getUserName", set(left))
     assert {name for name, _ in ranked()} == {str(i) for i, _ in expected}
@@ -109,7 +109,7 @@ def test_a_segment_made_in_another_process_is_the_same(tmp_path: Path) -> None:
     beside = write_beside(store.folder, 1, 1, 3)
     assert beside is not None
     with store.snapshot():
-        here = write_segment(store.folder, 1, 1, 3, store.texts(1, 4))
+        here = write_segment(store.folder, 1, 1, 3, store.searched(1, 4))
     assert (beside.first, beside.rows, beside.digest) == (1, 3, here.digest)
     assert write_beside(store.folder, 1, 1, 4) is None  # there is no such passage
     assert write_beside(store.folder, 2, 1, 3) is None  # nor such a generation

@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def found(store: Store, name: str) -> str:
     candidates = Retriever(store).search("", row(sum(name.encode())).vector, 1, "dense", None)
-    return candidates[0][0].document.id
+    return candidates[0][0].document_id
 
 
 def test_what_was_written_is_read_back(store: Store) -> None:
@@ -85,14 +85,14 @@ def test_a_failed_write_leaves_nothing(store: Store) -> None:
 def test_a_reader_sees_another_process_at_its_next_search(store: Store) -> None:
     write(store, "a")
     retriever = Retriever(store)
-    assert [p.document.id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)] == ["a"]
+    assert [p.document_id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)] == ["a"]
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path\nfrom qwen3_rag.index.store import Store\nfrom index.test_store import write\n"
         "store = Store.open(Path(sys.argv[1])); write(store, 'b', 'c'); store.write([], remove=['a'])"
     )
     subprocess.run([sys.executable, "-c", code, str(store.folder), str(Path(__file__).parents[1])], check=True)
-    assert {p.document.id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)} == {"b", "c"}
+    assert {p.document_id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)} == {"b", "c"}
 
 
 def test_a_reader_older_than_optimize_still_ends_up_right(store: Store) -> None:
@@ -103,7 +103,7 @@ def test_a_reader_older_than_optimize_still_ends_up_right(store: Store) -> None:
     other.write([], remove=["b"])
     Upkeep(other).optimize("auto", 0.99, None)
     other.close()
-    assert {p.document.id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)} == {"a", "c"}
+    assert {p.document_id for p, _ in retriever.search("", row(0).vector, 5, "dense", None)} == {"a", "c"}
 
 
 def damaged(path: Path, place: int) -> None:
@@ -198,13 +198,13 @@ def test_a_damaged_segment_is_said_and_its_passages_are_still_found(
         damaged(path, place)
         caplog.clear()
         retriever = Retriever(store)
-        assert retriever.search("c", None, 1, "lexical", None)[0][0].document.id == "c"
+        assert retriever.search("c", None, 1, "lexical", None)[0][0].document_id == "c"
         assert "is not as it was written; searching without it" in caplog.text
         assert len(upkeep.verify()) == 1
         path.write_bytes(whole)
     path.unlink()
     retriever = Retriever(store)
-    assert retriever.search("c", None, 1, "lexical", None)[0][0].document.id == "c"
+    assert retriever.search("c", None, 1, "lexical", None)[0][0].document_id == "c"
     Upkeep(store, lambda: retriever.damaged).optimize("auto", 0.99, None)
     assert upkeep.verify() == []
     assert len(Retriever(store).view().words) == 1
@@ -260,7 +260,7 @@ def test_wrong_folders_are_told_apart(tmp_path: Path, store: Store) -> None:
     connection = apsw.Connection(str(store.folder / FILE), vfs="cksmvfs")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(StoreVersionError, match="in format 7; this version reads format 2"):
+    with pytest.raises(StoreVersionError, match="in format 7; this version reads formats 2 and 3"):
         Store.open(store.folder)
 
 

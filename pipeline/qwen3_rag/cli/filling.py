@@ -1,0 +1,163 @@
+"""`index` and `sync`: files into a store."""
+
+import runpy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwen3_rag.cli.common import Json, State, print_json, readable
+from qwen3_rag.errors import IngestError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from qwen3_rag import Pipeline
+    from qwen3_rag.records import IndexReport
+
+__all__ = ["index", "sync"]
+
+Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
+Where = Annotated[
+    Path, typer.Option("--store", help="The store's folder; made if it is not there.", show_default=False)
+]
+Embedder = Annotated[str | None, typer.Option(help="For a new store: preset, folder or hub id. [default: 0.6b]")]
+Second = Annotated[str | None, typer.Option(help="For a new store: the same, or 'none'. [default: 0.6b]")]
+Include = Annotated[list[str] | None, typer.Option(help="Only files that meet this glob; may be given again.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Without files and folders that meet this glob.")]
+Hidden = Annotated[bool, typer.Option("--hidden", help="With files whose name begins with a dot.")]
+Ignored = Annotated[bool, typer.Option("--ignored", help="With files that a .gitignore names.")]
+Links = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links.")]
+Strict = Annotated[bool, typer.Option("--strict", help="End at a file that cannot be read, instead of skipping it.")]
+Reread = Annotated[bool, typer.Option("--reread", help="Read files again that are as they were, after a new --reader.")]
+Reader = Annotated[list[Path] | None, typer.Option(help="A Python file that registers readers of your own.")]
+
+
+@readable
+def index(
+    paths: Paths,
+    store: Where,
+    embedder: Embedder = None,
+    reranker: Second = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    hidden: Hidden = False,
+    ignored: Ignored = False,
+    follow_links: Links = False,
+    strict: Strict = False,
+    reread: Reread = False,
+    reader: Reader = None,
+    as_json: Json = False,
+) -> None:
+    """Read files and folders into a store.
+
+    Example: qwen3-rag index docs/ --store my-store --embedder demo --reranker demo
+    """
+    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread)
+    with _opened(paths, store, embedder, reranker, reader) as pipeline:
+        _say(pipeline.index(paths, show_progress=not State.quiet, **selection), as_json)
+
+
+@readable
+def sync(
+    paths: Paths,
+    store: Where,
+    embedder: Embedder = None,
+    reranker: Second = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    hidden: Hidden = False,
+    ignored: Ignored = False,
+    follow_links: Links = False,
+    strict: Strict = False,
+    reread: Reread = False,
+    reader: Reader = None,
+    emptied: Annotated[
+        bool, typer.Option("--emptied", help="A folder with nothing left in it is meant to be.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, whenever something changes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a store in step with files and folders: what is new or changed is read, what is gone removed.
+
+    Example: qwen3-rag sync docs/ --store my-store --exclude "drafts/" --watch
+    """
+    if dry_run and watch:
+        raise InvalidArgumentError("--dry-run and --watch were given; expected one of them")
+    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread) | {"emptied": emptied}
+    with _opened(paths, store, embedder, reranker, reader) as pipeline:
+        if watch:
+            for report in pipeline.watch(paths, show_progress=not State.quiet, **selection):
+                _say(report, as_json)
+        else:
+            _say(pipeline.sync(paths, show_progress=not State.quiet, dry_run=dry_run, **selection), as_json, dry_run)
+
+
+def _selection(
+    include: list[str] | None,
+    exclude: list[str] | None,
+    hidden: bool,
+    ignored: bool,
+    follow_links: bool,
+    strict: bool,
+    reread: bool,
+) -> dict[str, Any]:
+    return {
+        "include": include or [],
+        "exclude": exclude or [],
+        "hidden": hidden,
+        "ignored": ignored,
+        "follow_links": follow_links,
+        "strict": strict,
+        "reread": reread,
+    }
+
+
+def _opened(
+    paths: list[Path], store: Path, embedder: str | None, reranker: str | None, readers: list[Path] | None
+) -> "Pipeline":
+    """The store, made if it is not there; but not for paths that are not."""
+    from qwen3_rag import Pipeline
+    from qwen3_rag.index.database import FILE
+    from qwen3_rag.ingest.folders import Folders
+
+    for path in readers or []:
+        try:
+            runpy.run_path(str(path))
+        except (OSError, SyntaxError) as error:
+            raise IngestError(f"--reader {path}: {error}") from error
+    Folders.roots_of(paths)
+    if (store / FILE).exists():
+        if reranker is not None:
+            raise InvalidArgumentError(f"--reranker {reranker} given, but {store} exists and remembers its own")
+        return Pipeline.open(store, embedder=embedder)
+    second = reranker or "0.6b"
+    return Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)
+
+
+def _say(report: "IndexReport", as_json: bool, dry_run: bool = False) -> None:
+    if as_json:
+        print_json(asdict(report))
+        return
+    for action, path in report.actions:
+        typer.echo(f"{action:8} {path}")
+    if dry_run:
+        typer.echo(
+            f"{report.files} files to read, {report.files_unchanged} unchanged; nothing was done"
+            + (f"; {len(report.skipped)} cannot be read" if report.skipped else "")
+        )
+        return
+    more = {
+        "removed": report.removed,
+        "moved": report.moved,
+        "files of other kinds": report.ignored,
+        "files or folders skipped": len(report.skipped),
+    }
+    typer.echo(
+        f"{report.documents} documents written in {report.passages} passages ({report.embedded} embedded), "
+        f"{report.unchanged} unchanged; {report.files} files read, {report.files_unchanged} unchanged"
+        + "".join(f", {count} {name}" for name, count in more.items() if count)
+    )
+    if State.quiet:  # else they were logged as they came
+        for path, reason in report.skipped:
+            typer.echo(f"skipped {path}: {reason}", err=True)

@@ -1,0 +1,97 @@
+"""The files that a store was filled from: what they looked like when read, and which documents came of them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from qwen3_rag.index.database import Database, Run
+
+__all__ = ["SourceRow", "Sources"]
+
+UNFINISHED = -1  # size of a file of which only some documents are written
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A file as it was when it was read.
+
+    Attributes:
+        path: Full path.
+        size: Bytes.
+        changed: Time of its last change in nanoseconds; 0 where that cannot be relied on.
+        digest: Of its content.
+    """
+
+    path: str
+    size: int
+    changed: int
+    digest: bytes
+
+
+class Sources:
+    """The table of files of a store.
+
+    Args:
+        database: Its open database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.snapshot = database.snapshot
+
+    @property
+    def _run(self) -> Run:
+        return self.database.run
+
+    def all(self, roots: Sequence[str]) -> dict[str, SourceRow]:
+        """Files at and below the paths given, by path; those that were not read to their end have size -1."""
+        with self.snapshot():
+            found: dict[str, SourceRow] = {}
+            for root in roots:
+                below = root if root.endswith("/") else root + "/"
+                # Everything that begins with `below` sorts from it to the same text with its last character raised.
+                sql = "SELECT path, size, changed, digest FROM sources WHERE path = ? OR (path >= ? AND path < ?)"
+                rows = self._run(sql, (root, below, below[:-1] + chr(ord("/") + 1)))
+                found |= {row[0]: SourceRow(*row) for row in rows}
+            return found
+
+    def documents(self, path: str) -> list[str]:
+        """Ids of the documents that came from a file, in order."""
+        with self.snapshot():
+            if self.database.format == 2:
+                return []
+            sql = "SELECT id FROM documents WHERE origin = (SELECT number FROM sources WHERE path = ?) ORDER BY number"
+            return [name for (name,) in self._run(sql, (path,))]
+
+    def numbers(self, paths: Iterable[str]) -> dict[str, int]:
+        """Numbers of files, within a transaction; those not known are given one, as unfinished."""
+        numbers = {}
+        for path in dict.fromkeys(paths):
+            self._run("INSERT OR IGNORE INTO sources VALUES (NULL, ?, ?, 0, x'')", (path, UNFINISHED))
+            numbers[path] = int(self._run("SELECT number FROM sources WHERE path = ?", (path,)).get)
+        return numbers
+
+    def adopt(self, origins: Mapping[str, int]) -> None:
+        """Say of documents, by id, from which file they came; within a transaction."""
+        self.database.many("UPDATE documents SET origin = ? WHERE id = ?", [(n, name) for name, n in origins.items()])
+
+    def finish(self, rows: Iterable[SourceRow]) -> None:
+        """Note what files look like that are read to their end; within a transaction."""
+        sql = (
+            "INSERT INTO sources VALUES (NULL, ?1, ?2, ?3, ?4) "
+            "ON CONFLICT (path) DO UPDATE SET size = ?2, changed = ?3, digest = ?4"
+        )
+        self.database.many(sql, [(row.path, row.size, row.changed, row.digest) for row in rows])
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Forget files, within a transaction; documents of theirs that are still there belong to none."""
+        gone = [(path,) for path in paths]
+        sql = "UPDATE documents SET origin = NULL WHERE origin = (SELECT number FROM sources WHERE path = ?)"
+        self.database.many(sql, gone)
+        self.database.many("DELETE FROM sources WHERE path = ?", gone)
+
+    def faults(self) -> Iterator[str]:
+        """Documents of files that are not there."""
+        if self.database.format == 2:
+            return iter(())
+        sql = "SELECT id FROM documents WHERE origin IS NOT NULL AND origin NOT IN (SELECT number FROM sources)"
+        return (f"the file of document {name!r} is not there" for (name,) in self._run(sql))

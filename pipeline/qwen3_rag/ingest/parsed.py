@@ -1,0 +1,140 @@
+"""What a reader makes of a file: a document, and where its headings, tables, code and pages are."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from qwen3_rag.records import HEADINGS, Document
+
+__all__ = ["Builder", "Kind", "Parsed", "Section"]
+
+Kind = Literal["prose", "code", "table"]
+LONGEST_HEADING = 120  # characters; what is longer is no heading, and would crowd out the passage
+DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stretch of a document's text under one path of headings.
+
+    Attributes:
+        start: First character.
+        stop: The one after the last.
+        headings: From the highest to the nearest; the document's title is not among them.
+        kind: How it is cut: prose between sentences, code and tables between lines.
+    """
+
+    start: int
+    stop: int
+    headings: tuple[str, ...] = ()
+    kind: Kind = "prose"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A document with its structure.
+
+    Attributes:
+        document: The document.
+        sections: In order, none overlapping; what lies in none is not searched. Empty is one section, the whole.
+        pages: First character of each page.
+    """
+
+    document: Document
+    sections: tuple[Section, ...] = ()
+    pages: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Section, ...]:
+        """The sections, or one that is the whole."""
+        return self.sections or (Section(0, len(self.document.text)),)
+
+    def page(self, place: int) -> int | None:
+        """Page of a character, from 1; None where there are no pages."""
+        return max(bisect_right(self.pages, place), 1) if self.pages else None
+
+    def named(self, **values: object) -> "Parsed":
+        """The same with other values of its document, such as `id` and `source`."""
+        return replace(self, document=replace(self.document, **values))  # type: ignore[arg-type]
+
+
+def heading(text: str) -> str:
+    """A heading on one line, of bearable length."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_HEADING else line[: LONGEST_HEADING - 1].rstrip() + "…"
+
+
+class Outline:
+    """The headings above the present place, by level."""
+
+    def __init__(self) -> None:
+        self._above: list[tuple[int, str]] = []
+
+    def enter(self, level: int, text: str) -> None:
+        """Come upon a heading."""
+        while self._above and self._above[-1][0] >= level:
+            self._above.pop()
+        if (line := heading(text)) and len(self._above) < DEEPEST:
+            self._above.append((level, line))
+
+    def path(self, title: str | None) -> tuple[str, ...]:
+        """Headings above, without the first where the title is that, or that and the name of what it is part of."""
+        found = tuple(text for _, text in self._above)
+        name = heading(title or "")
+        return found[1:] if found and (name.startswith(found[0]) or name.endswith(found[0])) else found
+
+
+@dataclass
+class Builder:
+    """Puts a document's text together, block by block, for formats whose text is not the file itself."""
+
+    title: str | None = None
+    _parts: list[str] = field(default_factory=list)
+    _length: int = 0
+    _marks: list[tuple[int, tuple[tuple[int, str], ...], Kind]] = field(default_factory=list)
+    _outline: Outline = field(default_factory=Outline)
+    pages: list[int] = field(default_factory=list)
+
+    def heading(self, level: int, text: str) -> None:
+        """Add a heading, which begins a section."""
+        line = " ".join(text.split())
+        if line:
+            self._outline.enter(level, line)
+            self.title = self.title or heading(line)
+            self.block(line)
+
+    def block(self, text: str, kind: Kind = "prose") -> None:
+        """Add a paragraph, a listing or a table."""
+        text = text.strip("\n") if kind == "code" else text.strip()
+        if not text.strip():
+            return
+        gap = "\n\n" if self._length else ""
+        self._marks.append((self._length + len(gap), tuple(self._outline._above), kind))
+        self._parts += [gap, text]
+        self._length += len(gap) + len(text)
+
+    def page(self) -> None:
+        """Begin a page."""
+        self.pages.append(self._length + (2 if self._length else 0))
+
+    def parsed(self, title: str) -> Parsed:
+        """What was put together; `title` is for a document that has none of its own."""
+        name = self.title or title
+        sections: list[Section] = []
+        starts = [start for start, _, _ in self._marks]
+        for (start, above, kind), stop in zip(self._marks, [*starts[1:], self._length], strict=True):
+            path = Outline()
+            path._above = list(above)
+            headings = path.path(name)
+            last = sections[-1] if sections else None
+            if last and (last.headings, last.kind) == (headings, kind) and kind == "prose":
+                sections[-1] = replace(last, stop=stop)
+            else:
+                sections.append(Section(start, stop, headings, kind))
+        return Parsed(Document("".join(self._parts), title=name), tuple(sections), tuple(self.pages))
+
+
+def path_of(headings: Iterable[str]) -> str | None:
+    """A path of headings as it is stored and shown."""
+    return HEADINGS.join(headings) or None

@@ -1,0 +1,118 @@
+"""Source code, cut at functions and classes by tree-sitter's grammars, at blank lines where there is no grammar."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.parsed import DEEPEST, Parsed, Section, heading
+from qwen3_rag.records import Document
+
+__all__ = ["code"]
+
+# Suffixes to the module of a grammar, and its function where that is not `language`.
+GRAMMARS = {
+    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript",
+    ".jsx": "javascript", ".ts": "typescript:language_typescript", ".tsx": "typescript:language_tsx", ".java": "java",
+    ".go": "go", ".rs": "rust", ".c": "c", ".h": "cpp", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".hpp": "cpp",
+    ".cs": "c_sharp", ".rb": "ruby", ".php": "php:language_php", ".sh": "bash", ".bash": "bash",
+}  # fmt: skip
+DEFINITION = re.compile(
+    r"(function|class|method|struct|enum|interface|trait|impl|module|namespace|constructor|type_alias|union)"
+    r"(_\w+)?_(definition|declaration|item|specifier|statement)$|^(class|module|method|singleton_method)$"
+)
+# What wraps a definition and belongs to it.
+WRAPPERS = frozenset(("decorated_definition", "export_statement", "template_declaration", "declaration_list"))
+
+
+@cache
+def _parser(grammar: str) -> Any:
+    """A parser, or None where the grammar is not installed."""
+    module, _, function = grammar.partition(":")
+    try:
+        import tree_sitter
+
+        language = getattr(import_module(f"tree_sitter_{module}"), function or "language")
+    except ImportError:
+        return None
+    return tree_sitter.Parser(tree_sitter.Language(language()))
+
+
+def code(file: File) -> Iterator[Parsed]:
+    """A program; its title is its file's name, headings are names of classes and functions."""
+    text = file.text
+    if not text.strip():
+        return
+    parser = _parser(GRAMMARS[file.suffix]) if file.suffix in GRAMMARS else None
+    sections = _sections(text, parser) if parser else [Section(0, len(text), (), "code")]
+    yield Parsed(Document(text, title=file.path.name), tuple(sections))
+
+
+def _sections(text: str, parser: Any) -> list[Section]:
+    raw = text.encode()
+    marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    marks += sorted(set(_definitions(parser.parse(raw).root_node, raw)))
+    starts = _characters(text, raw, [start for start, _ in marks])
+    found = []
+    for (_, path), start, stop in zip(marks, starts, [*starts[1:], len(text)], strict=True):
+        if text[start:stop].strip():
+            found.append(Section(start, stop, path, "code"))
+    return found
+
+
+def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Where definitions begin and what follows them does, in bytes, and the names that they lie in."""
+    stack: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
+    while stack:
+        node, path = stack.pop()
+        for child in node.named_children:
+            inner = child
+            while inner.type in WRAPPERS and (defined := [n for n in inner.named_children if _defines(n)]):
+                inner = defined[0]
+            if _defines(inner):
+                own = (*path, heading(_name(inner, raw)))[:DEEPEST]
+                yield _with_comments(child, raw), own
+                if child.next_named_sibling is not None:
+                    yield _line_after(child.end_byte, raw), path
+                stack.append((inner, own))
+            elif child.named_child_count and child.type not in ("comment", "string"):
+                stack.append((child, path))
+
+
+def _defines(node: Any) -> bool:
+    return bool(DEFINITION.search(node.type)) and node.end_point[0] > node.start_point[0]
+
+
+def _name(node: Any, raw: bytes) -> str:
+    fields = (node.child_by_field_name(field) for field in ("name", "declarator", "type"))
+    named = next((found for found in fields if found is not None), None)
+    while named is not None and (inner := named.child_by_field_name("declarator")) is not None:
+        named = inner
+    return raw[named.start_byte : named.end_byte].decode() if named is not None else node.type.replace("_", " ")
+
+
+def _with_comments(node: Any, raw: bytes) -> int:
+    """First byte of the line where a definition begins, comments right above it included."""
+    before = node.prev_named_sibling
+    while before is not None and "comment" in before.type and before.end_point[0] + 1 >= node.start_point[0]:
+        node, before = before, before.prev_named_sibling
+    return raw.rfind(b"\n", 0, node.start_byte) + 1
+
+
+def _line_after(place: int, raw: bytes) -> int:
+    found = raw.find(b"\n", place)
+    return len(raw) if found < 0 else found + 1
+
+
+def _characters(text: str, raw: bytes, places: list[int]) -> list[int]:
+    """Places in bytes, in order, as places in characters."""
+    if len(raw) == len(text):
+        return places
+    found, at, characters = [], 0, 0
+    for place in places:
+        characters += len(raw[at:place].decode())
+        at = place
+        found.append(characters)
+    return found

@@ -1,0 +1,62 @@
+"""Markdown: the document's text is the file's; headings, listings and tables are found by markdown-it."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from markdown_it import MarkdownIt
+
+from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.parsed import Kind, Outline, Parsed, Section
+from qwen3_rag.records import Document
+
+__all__ = ["markdown"]
+
+FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*\r?\n", re.DOTALL)
+TITLE = re.compile(r"^title:[ \t]*(['\"]?)(.+?)\1[ \t]*\r?$", re.MULTILINE)
+KINDS: dict[str, Kind] = {"fence": "code", "table_open": "table"}
+
+
+def markdown(file: File) -> Iterator[Parsed]:
+    """A Markdown file; its title is the front matter's, the first heading, or its name."""
+    text = file.text
+    if not text.strip():
+        return
+    front = FRONT_MATTER.match(text)
+    begin = front.end() if front else 0
+    named = TITLE.search(front.group(1) or "") if front else None
+    # Places where something begins: (character, level of a heading, heading) or (character, 0, kind).
+    marks = list(_marks(text, begin))
+    first = next((said for _, level, said in marks if level), None)
+    title = named.group(2) if named else first or file.stem
+    outline = Outline()
+    sections = []
+    places = [(begin, 0, "prose"), *marks, (len(text), 0, "prose")]
+    for (start, level, said), (stop, _, _) in pairwise(places):
+        if level:
+            outline.enter(level, said)
+        kind: Kind = "prose" if level or said == "prose" else "code" if said == "code" else "table"
+        if text[start:stop].strip():
+            sections.append(Section(start, stop, outline.path(title), kind))
+    yield Parsed(Document(text, title=title[:200]), tuple(sections))
+
+
+def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
+    """Beginnings of headings, listings and tables, and of what follows the latter two."""
+    body = text[begin:]
+    # Lines as markdown-it counts them: it takes \r\n and \r for \n.
+    lines = [begin, *(begin + match.end() for match in re.finditer(r"\r\n|\n|\r", body)), len(text)]
+    markdown = MarkdownIt("commonmark").enable("table")
+    # What is within a paragraph does not matter, and parsing that takes longest.
+    tokens = markdown.disable("inline").parse(body)
+    for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.map is None or token.level:
+            continue
+        start, stop = (lines[min(line, len(lines) - 1)] for line in token.map)
+        if token.type == "heading_open" and inside is not None:
+            children = markdown.enable("inline").parseInline(inside.content)[0].children or []
+            said = "".join(child.content for child in children if child.type != "html_inline")
+            yield start, int(token.tag[1:]), " ".join(said.split())
+        elif token.type in KINDS:
+            yield start, 0, KINDS[token.type]
+            yield stop, 0, "prose"

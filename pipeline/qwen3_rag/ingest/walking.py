@@ -1,0 +1,188 @@
+"""Which files lie in a folder: globs, hidden files, .gitignore, links; nothing is opened but .gitignore files."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from qwen3_rag.arguments import text_list
+from qwen3_rag.errors import IngestError, InvalidArgumentError
+from qwen3_rag.index.database import FILE
+
+__all__ = ["Found", "Selection", "Walk"]
+
+IGNORE = ".gitignore"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file: its full path, its size in bytes, and the time of its last change in nanoseconds."""
+
+    path: Path
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which files of a folder are wanted.
+
+    Attributes:
+        include: Globs, as in .gitignore, of which a file must meet one; none is all files.
+        exclude: Globs of files and folders that are left out.
+        hidden: Whether names that begin with a dot are wanted.
+        ignored: Whether files are wanted that a .gitignore names.
+        follow_links: Whether symbolic links are followed.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    hidden: bool = False
+    ignored: bool = False
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, tuple(text_list(getattr(self, name), name)))
+            try:
+                GitIgnoreSpec.from_lines(getattr(self, name))
+            except ValueError as error:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}: {error}") from error
+
+
+Rules = tuple[tuple[str, GitIgnoreSpec], ...]
+
+
+@dataclass
+class Walk:
+    """A walk through files and folders; after it, what could not be read.
+
+    Attributes:
+        roots: Files and folders, full paths.
+        selection: Which files are wanted.
+        unread: Folders that could not be read; what lies below them is not known.
+        empty: Roots without a single entry, as a drive that is not there leaves them.
+        skipped: What was passed over, and why.
+    """
+
+    roots: Sequence[Path]
+    selection: Selection = field(default_factory=Selection)
+    unread: list[Path] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @staticmethod
+    def roots_of(paths: Sequence[str | Path]) -> list[Path]:
+        """Full paths of the files and folders given.
+
+        Raises:
+            IngestError: One is not there, or cannot be looked at.
+        """
+        found = []
+        for given in paths:
+            path = Path(given).absolute()
+            try:
+                path = path.resolve(strict=True)
+                path.stat()
+            except (OSError, RuntimeError) as error:
+                why = "no such file or folder" if isinstance(error, FileNotFoundError) else str(error)
+                raise IngestError(f"{given}: {why}") from error
+            found.append(path)
+        return list(dict.fromkeys(found))
+
+    def __iter__(self) -> Iterator[Found]:
+        """The files wanted, each once, folder by folder in the order of their names."""
+        seen: set[str] = set()
+        include, exclude = (GitIgnoreSpec.from_lines(getattr(self.selection, n)) for n in ("include", "exclude"))
+        self._include, self._exclude = include if self.selection.include else None, exclude
+        for root in self.roots:
+            if root.is_dir():
+                found = self._folder(str(root), str(root), _rules_above(root), ())
+            else:
+                found = self._file(os.fspath(root), root.stat())
+            for file in found:
+                if str(file.path) not in seen:
+                    seen.add(str(file.path))
+                    yield file
+
+    def _file(self, path: str, status: os.stat_result) -> Iterator[Found]:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            self.skipped.append((repr(os.fsencode(path)), "its name is not UTF-8"))
+            return
+        if stat.S_ISREG(status.st_mode):
+            yield Found(Path(path), status.st_size, status.st_mtime_ns)
+
+    def _folder(self, root: str, folder: str, rules: Rules, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            self.unread.append(Path(folder))
+            self.skipped.append((os.fsencode(folder).decode(errors="replace"), f"folder: {error.strerror or error}"))
+            return
+        if not entries and folder == root:
+            self.empty.append(Path(folder))
+        names = {entry.name for entry in entries}
+        if FILE in names:  # a store of ours, perhaps the one that is being filled
+            return
+        if IGNORE in names and not self.selection.ignored:
+            rules = (*rules, *_rules(folder))
+        for entry in entries:
+            try:
+                yield from self._entry(root, entry, rules, above)
+            except OSError as error:
+                self.skipped.append((os.fsencode(entry.path).decode(errors="replace"), error.strerror or str(error)))
+
+    def _entry(
+        self, root: str, entry: os.DirEntry[str], rules: Rules, above: tuple[tuple[int, int], ...]
+    ) -> Iterator[Found]:
+        if entry.name.startswith(".") and not self.selection.hidden:
+            return
+        links = self.selection.follow_links
+        if entry.is_symlink() and not links:
+            return
+        folder = entry.is_dir(follow_symlinks=links)
+        path = entry.path + "/" if folder else entry.path
+        within = path[len(root.rstrip("/")) + 1 :]
+        if self._exclude.match_file(within) or _ignored(path, rules):
+            return
+        if not folder:
+            if self._include is None or self._include.match_file(within):
+                yield from self._file(entry.path, entry.stat(follow_symlinks=links))
+            return
+        if links:
+            status = entry.stat()
+            own = (status.st_dev, status.st_ino)
+            if own in above:
+                self.skipped.append((entry.path, "a link into a folder above it"))
+                return
+            above = (*above, own)
+        yield from self._folder(root, entry.path, rules, above)
+
+
+def _rules(folder: str) -> Rules:
+    try:
+        lines = (Path(folder) / IGNORE).read_text("utf-8", errors="replace").splitlines()
+        return ((folder + "/", GitIgnoreSpec.from_lines(lines)),)
+    except (OSError, ValueError):
+        return ()
+
+
+def _rules_above(root: Path) -> Rules:
+    """Rules of the repository that a folder lies in, from its top down to above the folder."""
+    above = [root, *root.parents]
+    top = next((number for number, folder in enumerate(above) if (folder / ".git").exists()), 0)
+    return tuple(rule for folder in reversed(above[1 : top + 1]) for rule in _rules(str(folder)))
+
+
+def _ignored(path: str, rules: Rules) -> bool:
+    ignored = False
+    for folder, spec in rules:
+        if (said := spec.check_file(path[len(folder) :]).include) is not None:
+            ignored = said
+    return ignored
