@@ -386,6 +386,32 @@ def test_files_are_indexed_and_kept_in_step(empty: Pipeline, tmp_path: Path) -> 
         empty.sync(folder, globs=["*"])
 
 
+def test_verify_and_info_succeed_while_another_object_optimizes(
+    empty: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.add(DOCUMENTS[:5])
+    other = Pipeline.open(empty.store.folder, empty.embedder)
+    real, names = empty.store.verify, iter(["0", "1"])
+
+    def optimize_first() -> list[str]:
+        # The snapshot is taken; its files are swept before they are read.
+        other.delete([DOCUMENTS[int(next(names))].id])
+        other.optimize("flat")
+        monkeypatch.setattr(empty.store, "verify", real)
+        return real()
+
+    monkeypatch.setattr(empty.store, "verify", optimize_first)
+    assert empty.verify() == []
+    listed = empty.store.files.names
+
+    def vanish() -> list[str]:
+        return [*listed(), "vectors-0.bin"]
+
+    monkeypatch.setattr(empty.store.files, "names", vanish)
+    assert empty.info()["documents"] == 4
+    other.close()
+
+
 def test_optimize_and_verify(empty: Pipeline) -> None:
     empty.add(DOCUMENTS[:20])
     empty.delete([d.id for d in DOCUMENTS[:10]])

@@ -1,8 +1,18 @@
 """The reranker as a LlamaIndex node postprocessor."""
 
-from typing import Any
+import copy
+import threading
+from typing import Any, Self
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -15,6 +25,9 @@ from qwen3_rag.models.reranker import Reranker, RerankerProtocol, ranked
 __all__ = ["Qwen3Rerank"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-Reranker-0.6B"
+SETTINGS = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
+# One for all objects, as a lock can neither be copied nor pickled; no weights are loaded under it.
+_building = threading.Lock()
 dispatcher = get_dispatcher(__name__)
 
 
@@ -24,11 +37,20 @@ class Qwen3Rerank(BaseNodePostprocessor):
     Nodes given are not changed; copies carry the probability of yes as their score. The text read is the node's
     content in embedding mode, metadata included as the node says.
 
+    Fields may be assigned, and `model_copy(update=...)` takes effect: another model is loaded at the next use. Copies
+    and pickles carry the fields, not the weights.
+
     Raises:
-        pydantic.ValidationError: Unknown fields, wrong values, or settings of a model together with `reranker`.
+        pydantic.ValidationError: Unknown fields, wrong values, or settings of a model together with `reranker`; on
+            assignment too, and the object stays as it was.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=("pydantic_model_",))
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        validate_assignment=True,
+        protected_namespaces=("pydantic_model_",),
+    )
 
     model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
     reranker: Any = Field(default=None, description="A ready Reranker or Cascade, or one described; not with a model.")
@@ -40,23 +62,49 @@ class Qwen3Rerank(BaseNodePostprocessor):
     device: str = "auto"
     dtype: str = "auto"
     max_length: int = Field(default=8192, ge=2)
-    _made: RerankerProtocol = PrivateAttr()
+    _built: tuple[dict[str, Any], Reranker] | None = PrivateAttr(default=None)
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Make or take over the reranker; weights are loaded at first use."""
-        super().model_post_init(context)
-        settings = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
-        if isinstance(self.reranker, dict):
-            self.reranker = reranker_of(self.reranker)
-        if self.reranker is None:
-            chosen = {name: getattr(self, name) for name in settings[1:]}
-            self._made = Reranker(self.model or DEFAULT_MODEL, **chosen)
-        elif not hasattr(self.reranker, "read"):
-            raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
-        elif given := [name for name in settings if getattr(self, name) != _default(name)]:
-            raise ValueError(f"{', '.join(given)} given together with reranker; expected one or the other")
-        else:
-            self._made = self.reranker
+    @field_validator("reranker")
+    @classmethod
+    def _from_description(cls, reranker: Any) -> Any:
+        return reranker_of(reranker) if isinstance(reranker, dict) else reranker
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._current()
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = dict(self.__dict__)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError:
+            # pydantic leaves what the validator of the whole has refused.
+            self.__dict__.update(before)
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        # LlamaIndex leaves out what cannot be pickled: another model than the user's would arrive.
+        if "reranker" not in state["__dict__"]:
+            raise TypeError(f"reranker is {self.reranker!r}; expected one that can be pickled")
+        return state
+
+    def _current(self) -> RerankerProtocol:
+        """The reranker that the fields describe now; weights are loaded at first use."""
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        if self.reranker is not None:
+            if not hasattr(self.reranker, "read"):
+                raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
+            if set_too := [name for name in SETTINGS if settings[name] != _default(name)]:
+                raise ValueError(f"{', '.join(set_too)} given together with reranker; expected one or the other")
+            self._built = None
+            return self.reranker  # type: ignore[no-any-return]
+        with _building:
+            if self._built is None or self._built[0] != settings:
+                reranker = Reranker(**settings | {"model": self.model or DEFAULT_MODEL})
+                self._built = copy.deepcopy(settings), reranker
+            return self._built[1]
 
     @field_serializer("reranker")
     def _described(self, reranker: Any) -> dict[str, Any] | None:
@@ -69,7 +117,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
 
     @property
     def _model_name(self) -> str:
-        described = self._made.describe()
+        described = self._current().describe()
         return str(described.get("model", described))
 
     def _postprocess_nodes(
@@ -90,7 +138,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-            best = ranked(self._made.read(query_bundle.query_str, texts, self.instruction))[: self.top_n]
+            best = ranked(self._current().read(query_bundle.query_str, texts, self.instruction))[: self.top_n]
             kept = [self._scored(nodes[r.corpus_id], r.score) for r in best]
             event.on_end(payload={EventPayload.NODES: kept})
         dispatcher.event(ReRankEndEvent(nodes=kept))

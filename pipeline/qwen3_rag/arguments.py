@@ -1,6 +1,9 @@
 """Checks of arguments where they enter; each error shows the value and what was expected."""
 
+import reprlib
+import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -10,15 +13,48 @@ __all__ = [
     "ATTENTION",
     "DTYPES",
     "NOTHING",
+    "as_path",
     "at_least",
+    "check_cancel",
+    "check_ids",
     "check_instructions",
     "check_query",
     "one_of",
     "one_or_many",
+    "shown",
     "text_list",
 ]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: its repr, shortened where Python cannot write it out."""
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an int of too many digits
+        pass
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return f"<{type(value).__name__}>"
+
+
+def as_path(value: str | Path, name: str) -> Path:
+    """A path with a leading `~` expanded; the name of no user stays as it is, as in a shell."""
+    if not isinstance(value, str | Path) or "\0" in str(value):
+        raise InvalidArgumentError(f"{name} is {shown(value)}; expected a path (str or Path)")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)
+
+
+def check_cancel(cancel: threading.Event | None) -> threading.Event | None:
+    """What ends a search from another thread."""
+    if cancel is not None and not isinstance(cancel, threading.Event):
+        raise InvalidArgumentError(f"cancel is {shown(cancel)}; expected a threading.Event")
+    return cancel
 
 
 def text_list(value: Sequence[str], name: str) -> list[str]:
@@ -28,11 +64,24 @@ def text_list(value: Sequence[str], name: str) -> list[str]:
     try:
         texts = list(value)
     except TypeError:
-        raise InvalidArgumentError(f"{name} is {value!r}; expected a list of texts") from None
+        raise InvalidArgumentError(f"{name} is {shown(value)}; expected a list of texts") from None
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InvalidArgumentError(f"{name}[{position}] is {text!r}; expected a text (str)")
+            raise InvalidArgumentError(f"{name}[{position}] is {shown(text)}; expected a text (str)")
     return texts
+
+
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """Ids of documents; what is no valid Unicode cannot be one."""
+    names = text_list(ids, "ids")
+    for position, name in enumerate(names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(
+                f"ids[{position}] is {name!a}, which has a lone surrogate; expected valid Unicode"
+            ) from None
+    return names
 
 
 def one_or_many(value: str | Sequence[str], name: str) -> tuple[list[str], bool]:
@@ -43,14 +92,14 @@ def one_or_many(value: str | Sequence[str], name: str) -> tuple[list[str], bool]
 def check_query(query: object) -> str:
     """A query with something in it."""
     if not isinstance(query, str) or not query.strip():
-        raise InvalidArgumentError(f"query is {query!r}; expected a text that is not empty")
+        raise InvalidArgumentError(f"query is {shown(query)}; expected a text that is not empty")
     return query
 
 
 def at_least(value: object, least: int, name: str) -> int:
     """A whole number of at least `least`; True and 2.0 are none."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgumentError(f"{name} is {value!r}; expected a whole number of at least {least}")
+        raise InvalidArgumentError(f"{name} is {shown(value)}; expected a whole number of at least {least}")
     return value
 
 

@@ -9,6 +9,9 @@ Qwen3RagError
 ├── IngestError (RuntimeError)            a file that cannot be read
 └── StoreError (RuntimeError)
     ├── StoreNotFoundError                nothing there, or a folder that is not a store
+    ├── StoreMovedError                   the store that was opened is no longer at its path
+    ├── StoreReadOnlyError                this process may read the store, not write it
+    ├── UntrustedStoreError               the store names a server that the caller did not
     ├── StoreExistsError                  a store is already there
     ├── StoreVersionError                 written by another version of the format
     ├── StoreLockedError                  another writer holds the store
@@ -28,9 +31,12 @@ __all__ = [
     "StoreError",
     "StoreExistsError",
     "StoreLockedError",
+    "StoreMovedError",
     "StoreNotFoundError",
+    "StoreReadOnlyError",
     "StoreVersionError",
     "UnknownNameError",
+    "UntrustedStoreError",
 ]
 
 
@@ -75,6 +81,23 @@ class StoreError(Qwen3RagError, RuntimeError):
 
 class StoreNotFoundError(StoreError):
     """There is no store at the path given."""
+
+
+class StoreMovedError(StoreError):
+    """The store that was opened was moved, or another one has taken its place; nothing of the other was touched."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"{path} is not the store that was opened: it was moved, rebuilt or swapped for another; open it again"
+        )
+
+
+class StoreReadOnlyError(StoreError):
+    """This process has no permission to write the store; the message says to what."""
+
+
+class UntrustedStoreError(StoreError):
+    """A model that the store remembers runs on a server that the caller has not named or trusted."""
 
 
 class StoreExistsError(StoreError):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import at_least, check_query, text_list
+from qwen3_rag.arguments import as_path, check_cancel, check_ids, check_query, text_list
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
@@ -21,11 +21,11 @@ from qwen3_rag.errors import (
     UnknownNameError,
 )
 from qwen3_rag.index.database import Database
-from qwen3_rag.index.retriever import MODES, Candidate, Mode, Retriever
+from qwen3_rag.index.retriever import Mode, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
 from qwen3_rag.ingest.folders import Folders, Paths
-from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents
+from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, not_unit
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.cascade import Cascade, reranker_of
@@ -33,13 +33,13 @@ from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.reranker import Reranker, RerankerProtocol
 from qwen3_rag.prompts import resolve_instruction
-from qwen3_rag.ranking import Asked, arrange
-from qwen3_rag.records import Document, Hit, IndexReport, Results
+from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id
+from qwen3_rag.records import Document, IndexReport, Results
 from qwen3_rag.settings import Settings
 
 __all__ = ["Pipeline"]
 
-CANDIDATES = 100
+VERIFY_TRIES = 20
 ROOM_FOR_PROMPT = 16  # tokens
 FOLDER_OPTIONS = ("strict", "largest", "emptied", "reread")  # and those of `Selection`
 # Arguments of `create` that go to the models, where these are given by name.
@@ -89,7 +89,8 @@ class Pipeline:
             raise InvalidArgumentError(f"{', '.join(for_models)} given, but both models are ready-made: set it on them")
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
-        Database.check_free(Path(path))
+        folder = as_path(path, "path")
+        Database.check_free(folder)
         _check_chunks(settings, embedder)
         meta: dict[str, Any] = {
             "settings": settings.describe(),
@@ -97,7 +98,7 @@ class Pipeline:
             "reranker": reranker.describe() if reranker else None,
         }
         store = Store.create(
-            Path(path),
+            folder,
             meta,
             dimensions=meta["embedder"]["dimensions"],
             vectors=settings.vectors,
@@ -126,7 +127,7 @@ class Pipeline:
         """
         given = Embedder(embedder) if isinstance(embedder, str) else embedder
         second = Reranker(reranker) if isinstance(reranker, str) else reranker
-        store = Store.open(Path(path))
+        store = Store.open(as_path(path, "path"))
         try:
             settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))
             if settings is None or maker is None:
@@ -153,6 +154,10 @@ class Pipeline:
     def __len__(self) -> int:
         """Documents in the store."""
         return self.store.count()[0]
+
+    def __bool__(self) -> bool:
+        """Always True, so that `pipeline or …` does not take an empty store for none."""
+        return True
 
     def close(self) -> None:
         """Finish what the derived indexes need, if this object wrote to the store, and close it."""
@@ -185,7 +190,7 @@ class Pipeline:
         Raises:
             InvalidArgumentError: Not a list of documents, or vectors that do not fit; the store is unchanged.
         """
-        checked = as_documents(documents)
+        checked = as_documents(documents, once=vectors is not None)
         if not checked:
             return IndexReport()
         if vectors is not None:
@@ -200,7 +205,7 @@ class Pipeline:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents; ids that are not there are passed over. Returns how many were deleted."""
-        names = list(dict.fromkeys(text_list(ids, "ids")))
+        names = list(dict.fromkeys(check_ids(ids)))
         found = [d.id for d in self.store.get(names) if d is not None]
         if found:
             self.store.write([], remove=found)
@@ -210,7 +215,7 @@ class Pipeline:
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Documents by id, in the order asked; None where there is none."""
-        return self.store.get(text_list(ids, "ids"))
+        return self.store.get(check_ids(ids))
 
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
         """Read files and folders and write what is new or changed in them; nothing is removed but what a file lost.
@@ -308,7 +313,7 @@ class Pipeline:
             mode: "dense", "lexical" (BM25) or "hybrid" (both, their normalised scores added).
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
-            deadline: Seconds after which no further candidates are reread; `degraded` then says so.
+            deadline: Seconds from this call after which no further candidates are reread; `degraded` then says so.
             cancel: Once set, from any thread, no further candidates are reread, as past a deadline.
             group_by_document: One hit a document, its best passage. Unless `candidates` is given, the first stage
                 goes as deep as it takes to find `top_k` documents.
@@ -320,34 +325,45 @@ class Pipeline:
             EmbedderMismatchError: The store's embedder has changed.
         """
         started = time.monotonic()
-        asked = Asked(top_k, min_score, min_log_odds, blend, group_by_document, distinct)
-        depth = _depth(candidates, top_k)
+        options = SearchOptions(
+            top_k=top_k,
+            candidates=candidates,
+            filter=filter,
+            instruction=instruction,
+            min_score=min_score,
+            min_log_odds=min_log_odds,
+            mode=mode,
+            rerank=rerank,
+            blend=blend,
+            deadline=deadline,
+            group_by_document=group_by_document,
+            distinct=distinct,
+            neighbours=neighbours,
+        )
+        return self._search(query, options, started, check_cancel(cancel))
+
+    def _search(self, query: str, options: SearchOptions, started: float, cancel: threading.Event | None) -> Results:
+        """`search`; times and deadline count from `started`, a value of `time.monotonic()`."""
         check_query(query)
-        at_least(neighbours, 0, "neighbours")
-        if mode not in MODES:
-            raise UnknownNameError("mode", mode, list(MODES))
-        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
-            raise InvalidArgumentError(f"deadline is {deadline!r}; expected seconds, more than 0")
-        for_embedder, for_reranker = self._sentences(instruction)
+        for_embedder, for_reranker = self._sentences(options.instruction)
         vector = None
-        if mode != "lexical":
+        if options.mode != "lexical":
             self._check_embedder()
-            takes = getattr(self.embedder, "takes_instructions", True)
-            vector = self.embedder.encode_query(query, for_embedder if takes else None)
-            if vector.shape != (self.retriever.dimensions,) or not np.isfinite(vector).all():
-                raise ModelError(f"the embedder gave a query vector of shape {vector.shape}, or NaN")
+            vector = self._query_vector(query, for_embedder)
         embedded = time.monotonic()
-        documents = top_k if group_by_document and candidates is None else 0
-        found = self._candidates(query, vector, depth, mode, filter, documents)
+        candidates = self._candidates(query, vector, options)
         retrieved = time.monotonic()
         reading = None
-        if rerank and self.reranker is not None and found:
-            texts = [passage.searched(self.store.titles) for passage, _ in found]
-            until = None if deadline is None else started + deadline
+        if options.rerank and self.reranker is not None and candidates:
+            texts = [candidate.passage.searched(self.store.titles) for candidate in candidates]
+            until = None if options.deadline is None else started + options.deadline
             reading = self.reranker.read(query, texts, for_reranker, until, cancel)
-        hits, degraded = arrange(found, reading, asked)
-        if neighbours:
-            hits = [self._widened(hit, found, neighbours) for hit in hits]
+        hits, degraded = arrange(candidates, reading, options)
+        if options.neighbours:
+            passages = {passage_id(c.passage.document_id, c.passage.ordinal): c.passage for c in candidates}
+            for place, hit in enumerate(hits):
+                start, end, text = self.store.widened(passages[hit.id], options.neighbours)
+                hits[place] = replace(hit, text=text, start=start, end=end)
         ended = time.monotonic()
         timings = {
             "embed": embedded - started,
@@ -357,6 +373,17 @@ class Pipeline:
         }
         return Results(hits, timings=timings, degraded=degraded, truncated=reading.truncated if reading else 0)
 
+    def _query_vector(self, query: str, instruction: str | None) -> NDArray[np.float32]:
+        takes = getattr(self.embedder, "takes_instructions", True)
+        vector = self.embedder.encode_query(query, instruction if takes else None)
+        if vector.shape != (self.retriever.dimensions,):
+            raise ModelError(
+                f"the embedder returned a query vector of shape {vector.shape}; expected ({self.retriever.dimensions},)"
+            )
+        if (wrong := not_unit(vector[None])) is not None:
+            raise ModelError(f"the embedder returned a query vector of norm {wrong[1]:.4g}; expected 1")
+        return vector
+
     def _sentences(self, instruction: str | None) -> tuple[str | None, str | None]:
         """An instruction's text for embedder and reranker: each one's own names first, then the other's."""
         if instruction is None:
@@ -365,38 +392,41 @@ class Pipeline:
         first, second = (resolve_instruction(instruction, names) for names in (own[1] | own[0], own[0] | own[1]))
         return first, second
 
-    def _candidates(
-        self, query: str, vector: Any, depth: int, mode: Mode, filter: Mapping[str, Any] | None, documents: int
-    ) -> list[Candidate]:
-        """First-stage candidates: `depth` of them, and the best passages of further documents up to `documents`."""
-        reach = depth
+    def _candidates(self, query: str, vector: Any, options: SearchOptions) -> list[Retrieved]:
+        """First-stage candidates; to group, also the best passages of further documents, up to `top_k` of them."""
+        reach = depth = options.depth
+        documents = options.top_k if options.group_by_document and options.candidates is None else 0
         while True:
-            found = self.retriever.search(query, vector, reach, mode, filter)
-            best: dict[str, Candidate] = {}
-            for candidate in found:
-                best.setdefault(candidate[0].document_id, candidate)
-            if len(found) < reach or len(best) >= documents:
+            hits = self.retriever.search(query, vector, reach, options.mode, options.filter)
+            ranked = [Retrieved(passage, score, rank) for rank, (passage, score) in enumerate(hits, start=1)]
+            best: dict[str, Retrieved] = {}
+            for candidate in ranked:
+                best.setdefault(candidate.passage.document_id, candidate)
+            if len(ranked) < reach or len(best) >= documents:
                 break
             reach *= 2
-        within = {passage.document_id for passage, _ in found[:depth]}
+        within = {candidate.passage.document_id for candidate in ranked[:depth]}
         further = [candidate for name, candidate in best.items() if name not in within]
-        return found[:depth] + further[: max(documents - len(within), 0)]
-
-    def _widened(self, hit: Hit, found: Sequence[Candidate], neighbours: int) -> Hit:
-        passage = found[hit.retrieval_rank - 1][0]
-        start, end, text = self.store.widened(passage, neighbours)
-        return replace(hit, text=text, start=start, end=end)
+        return ranked[:depth] + further[: max(documents - len(within), 0)]
 
     def search_many(self, queries: Sequence[str], **options: Any) -> list[Results]:
-        """`search` for each of several queries, with the same options."""
+        """`search` for each of several queries, one after the other, with the same options.
+
+        A `deadline` counts for each query by itself, from when its turn comes.
+        """
         texts = text_list(queries, "queries")
         for text in texts:
             check_query(text)
         return [self.search(text, **options) for text in texts]
 
     async def asearch(self, query: str, **options: Any) -> Results:
-        """`search` in a thread of its own, so that the event loop goes on; a cancelled task leaves the queue."""
-        return await in_thread(self.search, query, **options)
+        """`search` in another thread, so that the event loop goes on; a cancelled task leaves the queue.
+
+        A `deadline` counts from this call, so time spent waiting for a thread is part of it.
+        """
+        started = time.monotonic()
+        cancel = options.pop("cancel", None)
+        return await in_thread(self._search, query, SearchOptions(**options), started, cancel=cancel)
 
     def optimize(self, index: str = "auto", *, recall: float = 0.99, queries: Sequence[str] | None = None) -> None:
         """Give back the space of what was deleted, and make the indexes for search anew.
@@ -420,20 +450,27 @@ class Pipeline:
         self.upkeep.optimize(index, recall, vectors)
 
     def verify(self) -> list[str]:
-        """Read the whole store and compare checksums; what is wrong, in words, or an empty list."""
-        return self.store.verify() + self.upkeep.verify()
+        """Read the whole store and compare checksums; what is wrong, in words, or an empty list. Nothing is written."""
+        for _ in range(VERIFY_TRIES):
+            with self.store.snapshot():
+                commit = self.store.meta("commit")
+                faults = self.store.verify() + self.upkeep.verify()
+            # A commit that was replaced meanwhile may have lost its files to the sweep that follows.
+            if not faults or self.store.files.acknowledged() == commit:
+                break
+        return faults
 
     def info(self) -> dict[str, Any]:
         """What the store holds and what runs it, as JSON."""
         documents, passages = self.store.count()
-        files = [f for f in self.store.folder.iterdir() if f.is_file()]
+        files = self.store.files
         return {
-            "path": str(self.store.folder.resolve()),
+            "path": str(self.store.folder),
             "format": self.store.format,
             "commit": self.store.meta("commit"),
             "documents": documents,
             "passages": passages,
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": sum(files.size(name) for name in files.names()),
             "dimensions": self.store.dimensions,
             "index": self.retriever.describe(),
             "settings": self.settings.describe(),
@@ -461,14 +498,6 @@ def _check_chunks(settings: Settings, embedder: EmbedderProtocol) -> None:
             f"chunk_tokens is {settings.chunk_tokens}; this embedder reads {longest} tokens, expected at most "
             f"{longest - ROOM_FOR_PROMPT}, which leaves room for its prompt and a title"
         )
-
-
-def _depth(candidates: int | None, top_k: int) -> int:
-    if candidates is None:
-        return max(CANDIDATES, top_k)
-    if top_k > at_least(candidates, 1, "candidates"):
-        raise InvalidArgumentError(f"top_k is {top_k}, more than candidates={candidates}; expected at most as many")
-    return candidates
 
 
 def _described(model: Any) -> dict[str, Any]:

@@ -1,40 +1,66 @@
-"""From candidates and what the reranker made of them to the final order."""
+"""The options of a search, and the final order of its candidates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import at_least
-from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.index.retriever import Candidate
+from qwen3_rag.arguments import at_least, shown
+from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
+from qwen3_rag.index.retriever import MODES, Mode
+from qwen3_rag.index.store import Passage
 from qwen3_rag.models.reranker import probability
 from qwen3_rag.models.runtimes import Reading
 from qwen3_rag.records import Hit
 
-__all__ = ["Asked", "arrange", "passage_id"]
+__all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id"]
+
+CANDIDATES = 100
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What of the candidates is wanted, and in which order; checked when made. Fields as in `Pipeline.search`."""
+class SearchOptions:
+    """The options of `Pipeline.search`, under the same names and with the same defaults; checked at once."""
 
     top_k: int = 10
+    candidates: int | None = None
+    filter: Mapping[str, Any] | None = None
+    instruction: str | None = None
     min_score: float | None = None
     min_log_odds: float | None = None
+    mode: Mode = "dense"
+    rerank: bool = True
     blend: float = 0.0
+    deadline: float | None = None
     group_by_document: bool = False
     distinct: bool = False
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         at_least(self.top_k, 1, "top_k")
         _within(self.blend, 0, 1, "blend")
+        at_least(self.neighbours, 0, "neighbours")
+        if self.candidates is not None and self.top_k > at_least(self.candidates, 1, "candidates"):
+            raise InvalidArgumentError(
+                f"top_k is {self.top_k}, more than candidates={self.candidates}; expected at most as many"
+            )
+        if self.mode not in MODES:
+            raise UnknownNameError("mode", self.mode, list(MODES))
+        limit = self.deadline
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+            raise InvalidArgumentError(f"deadline is {shown(limit)}; expected seconds, more than 0")
         if self.min_score is not None:
             _within(self.min_score, 0, 1, "min_score")
         if self.min_log_odds is not None:
             _within(self.min_log_odds, -math.inf, math.inf, "min_log_odds")
+
+    @property
+    def depth(self) -> int:
+        """Passages that the first stage hands to the reranker."""
+        return max(CANDIDATES, self.top_k) if self.candidates is None else self.candidates
 
     def wants(self, hit: Hit) -> bool:
         """Whether a hit passes the thresholds, by which only reranked ones are measured."""
@@ -46,7 +72,16 @@ class Asked:
 
 def _within(value: object, low: float, high: float, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidArgumentError(f"{name} is {value!r}; expected a number from {low} to {high}")
+        raise InvalidArgumentError(f"{name} is {shown(value)}; expected a number from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A candidate: its passage, and the first stage's score and rank of it; rank 1 is best."""
+
+    passage: Passage
+    score: float
+    rank: int
 
 
 def passage_id(document_id: str, ordinal: int) -> str:
@@ -54,35 +89,37 @@ def passage_id(document_id: str, ordinal: int) -> str:
     return f"{document_id}#{ordinal}"
 
 
-def arrange(found: Sequence[Candidate], reading: Reading | None, asked: Asked) -> tuple[list[Hit], str | None]:
+def arrange(
+    candidates: Sequence[Retrieved], reading: Reading | None, options: SearchOptions
+) -> tuple[list[Hit], str | None]:
     """The hits wanted, best first, and why fewer than all candidates were reranked, if so.
 
     Args:
-        found: The candidates in first-stage order.
-        reading: What the reranker made of them; None leaves the first stage's order.
-        asked: How many, above which thresholds, blended how.
+        candidates: In first-stage order.
+        reading: The reranker's scores of them; None leaves the first stage's order.
+        options: How many, above which thresholds, blended how.
     """
-    hits = [_hit(passage_and_score, place, reading) for place, passage_and_score in enumerate(found)]
-    order = list(range(len(hits))) if reading is None else _order(found, reading, asked.blend)
-    wanted = [hits[place] for place in order if asked.wants(hits[place])]
-    if asked.group_by_document:
+    hits = [_hit(candidate, place, reading) for place, candidate in enumerate(candidates)]
+    order = list(range(len(hits))) if reading is None else _order(candidates, reading, options.blend)
+    wanted = [hits[place] for place in order if options.wants(hits[place])]
+    if options.group_by_document:
         best: dict[str, Hit] = {}
         for hit in wanted:
             best.setdefault(hit.document_id, hit)
         wanted = list(best.values())
-    if asked.distinct:
+    if options.distinct:
         texts: dict[str, Hit] = {}
         for hit in wanted:
             texts.setdefault(" ".join(hit.text.split()), hit)
         wanted = list(texts.values())
-    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(wanted[: asked.top_k], start=1)]
+    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(wanted[: options.top_k], start=1)]
     return ranked, _shortfall(reading)
 
 
-def _order(found: Sequence[Candidate], reading: Reading, blend: float) -> list[int]:
+def _order(candidates: Sequence[Retrieved], reading: Reading, blend: float) -> list[int]:
     """Read candidates by stage and blended score, then the unread ones in first-stage order."""
     read = np.flatnonzero(reading.read)
-    first_stage = np.array([score for _, score in found])[read]
+    first_stage = np.array([candidate.score for candidate in candidates])[read]
     second_stage = np.empty(len(read))
     for stage in np.unique(reading.stage[read]):
         # Log-odds of different rerankers of a cascade do not compare.
@@ -102,8 +139,8 @@ def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return centred / spread if spread > 0 else np.zeros_like(centred)
 
 
-def _hit(candidate: Candidate, place: int, reading: Reading | None) -> Hit:
-    passage, retrieval_score = candidate
+def _hit(candidate: Retrieved, place: int, reading: Reading | None) -> Hit:
+    passage = candidate.passage
     log_odds = float(reading.log_odds[place]) if reading is not None and reading.read[place] else None
     return Hit(
         id=passage_id(passage.document_id, passage.ordinal),
@@ -118,8 +155,8 @@ def _hit(candidate: Candidate, place: int, reading: Reading | None) -> Hit:
         score=None if log_odds is None else float(probability(np.array(log_odds))),
         log_odds=log_odds,
         rank=0,
-        retrieval_score=retrieval_score,
-        retrieval_rank=place + 1,
+        retrieval_score=candidate.score,
+        retrieval_rank=candidate.rank,
         reranked=log_odds is not None,
         metadata=passage.metadata,
     )

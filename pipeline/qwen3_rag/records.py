@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwen3_rag.arguments import shown
 from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["Document", "Hit", "IndexReport", "Results", "titled"]
+__all__ = ["Document", "Hit", "IndexReport", "Results", "same_as_stored", "titled"]
 
 INT64 = range(-(2**63), 2**63)
+DEEPEST = 100  # lists and objects in one another in metadata; Python's json ends at about ten times that
 
 
 HEADINGS = " > "  # between the headings of a path
@@ -63,7 +65,7 @@ def _check_text(value: object, name: str, *, required: bool) -> None:
     if value is None and not required:
         return
     if not isinstance(value, str):
-        raise InvalidArgumentError(f"{name} is {value!r} ({type(value).__name__}); expected a text (str)")
+        raise InvalidArgumentError(f"{name} is {shown(value)} ({type(value).__name__}); expected a text (str)")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -76,20 +78,50 @@ def _check_text(value: object, name: str, *, required: bool) -> None:
 def _checked_metadata(metadata: object, owner: str) -> dict[str, Any]:
     """A copy as it will be read back: tuples are lists, and later changes by the caller do not reach it."""
     if not isinstance(metadata, Mapping):
-        raise InvalidArgumentError(f"metadata of {owner!r} is {metadata!r}; expected a mapping of names to JSON values")
+        raise InvalidArgumentError(
+            f"metadata of {owner!r} is {shown(metadata)}; expected a mapping of names to JSON values"
+        )
     for name, value in metadata.items():
         if not isinstance(name, str):
-            raise InvalidArgumentError(f"metadata of {owner!r} has the name {name!r}; expected a text (str)")
+            raise InvalidArgumentError(f"metadata of {owner!r} has the name {shown(name)}; expected a text (str)")
+        if _too_deep(value):
+            raise InvalidArgumentError(
+                f"metadata[{name!r}] of {owner!r} is {shown(value)[:60]}…; expected at most {DEEPEST} nested levels"
+            )
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, int) and number not in INT64:
-                raise InvalidArgumentError(f"metadata[{name!r}] of {owner!r} is {number}; expected at most 64 bits")
+                raise InvalidArgumentError(
+                    f"metadata[{name!r}] of {owner!r} is {shown(number)}; expected at most 64 bits"
+                )
     try:
         written = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
         written.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgumentError(f"metadata of {owner!r} is not JSON: {error}; given {str(metadata)[:120]}") from None
+        raise InvalidArgumentError(
+            f"metadata of {owner!r} is not JSON: {error}; it is {shown(metadata)[:120]}"
+        ) from None
     read_back: dict[str, Any] = json.loads(written)
     return read_back
+
+
+def _too_deep(value: object) -> bool:
+    """Whether lists and objects lie in one another past the limit; without recursion, which would have one itself."""
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, dict | list | tuple):
+            if depth > DEEPEST:
+                return True
+            stack += [(inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)]
+    return False
+
+
+def same_as_stored(one: Document, other: Document | None) -> bool:
+    """Whether two documents are stored alike: in metadata 1, 1.0 and True differ, and the order of names does not."""
+    if other is None or (one.id, one.title, one.source, one.text) != (other.id, other.title, other.source, other.text):
+        return False
+    first, second = (json.dumps(dict(document.metadata), sort_keys=True) for document in (one, other))
+    return first == second
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,42 @@ def test_a_recall_that_cannot_be_had_leaves_search_exact(store: Store) -> None:
     store.close()
 
 
+def test_a_recall_that_cannot_be_had_is_not_tried_again_until_there_is_twice_as_much(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(1300, 32)).astype(np.float32)
+    fill(store, rows[:400])
+    Upkeep(store).optimize("ivf", 0.999, None)
+    builds: list[int] = []
+    monkeypatch.setattr(upkeep, "build", lambda folder, vectors, *_: builds.append(len(vectors)))
+    monkeypatch.setattr(upkeep, "TAIL", 50)
+    keeper = Upkeep(store)
+    for start in range(400, 1300, 100):
+        fill(store, rows[start : start + 100], start)
+        keeper.after_write()
+        keeper._thread.join()
+    assert builds == [800]
+    keeper.close()
+    store.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 15, 16, 17, 40])
+def test_an_approximate_index_of_few_passages_is_no_error(store: Store, count: int) -> None:
+    rows = clustered(count + 1)
+    fill(store, rows[:count])
+    Upkeep(store).optimize("ivf", 0.5, None)
+    assert ids(Retriever(store), rows[count], 50) == nearest(rows[:count].astype(np.float16), rows[count], 50)
+    store.close()
+
+
+@pytest.mark.parametrize("rows", range(801, 808))
+def test_an_index_is_built_over_removed_rows_and_a_tail_of_any_length(tmp_path: Path, rows: int) -> None:
+    live = sets.every(rows) & ~sets.of_rows(np.array([3]), rows)
+    checkpoint = build(tmp_path, clustered(rows)[: rows // 8 * 8], 1, live, 0.5)
+    assert checkpoint is not None
+    assert checkpoint.rows == 800
+
+
 def test_making_an_index_can_be_stopped_and_takes_the_memory_it_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from qwen3_rag.index import lexical
 from qwen3_rag.index.cutting import write_beside
 from qwen3_rag.index.lexical import Tail, search
 from qwen3_rag.index.retriever import Retriever
-from qwen3_rag.index.segments import Segment, merge, write_segment
+from qwen3_rag.index.segments import Segment, hash_of, merge, write_segment
 from qwen3_rag.index.store import PassageRow, Store
 from qwen3_rag.index.text import query_terms, terms_of
 from qwen3_rag.index.upkeep import Upkeep
@@ -43,12 +44,33 @@ def plain(texts: dict[int, str], query: str, allowed: set[int]) -> list[tuple[in
     return sorted(found, key=lambda entry: (-entry[1], entry[0]))
 
 
+def tail_of(texts: list[tuple[int, str]], first: int, rows: int, step: int, frozen: int, largest: int) -> Tail:
+    """A tail to which `step` passages were added at a time, frozen and merged past these numbers of postings."""
+    tail = Tail(first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lexical, "FROZEN", frozen)
+        patch.setattr(lexical, "LARGEST", largest)
+        for start in range(first, rows, step):
+            stop = min(start + step, rows)
+            tail.add([entry for entry in texts if start <= entry[0] < stop], stop)
+    return tail
+
+
 @given(
-    texts=st.lists(TEXT, min_size=1, max_size=24), query=TEXT, cuts=st.tuples(*[st.integers(0, 24)] * 3), data=st.data()
+    texts=st.lists(TEXT, min_size=1, max_size=24),
+    query=TEXT,
+    cuts=st.tuples(*[st.integers(0, 24)] * 3),
+    sizes=st.tuples(st.integers(1, 24), st.sampled_from((1, 8, 65_536)), st.sampled_from((2, 16, 65_536))),
+    data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
 def test_ranking_is_bm25_over_any_split(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], query: str, cuts: tuple[int, ...], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: list[str],
+    query: str,
+    cuts: tuple[int, ...],
+    sizes: tuple[int, int, int],
+    data: st.DataObject,
 ) -> None:
     folder = tmp_path_factory.mktemp("words")
     one, two, three = sorted(min(cut, len(texts)) for cut in cuts)
@@ -58,8 +80,7 @@ def test_ranking_is_bm25_over_any_split(
         for start, stop in ((0, one), (one, two), (two, three))
         if stop > start
     ]
-    tail = Tail(three)
-    tail.add(numbered[three:], len(texts))
+    tail = tail_of(numbered, three, len(texts), *sizes)
     allowed = data.draw(st.sets(st.integers(0, len(texts) - 1)))
     packed = sets.of_rows(np.array(sorted(allowed), dtype=np.int64), len(texts))
     merged = [Segment(folder, merge(folder, 1, parts))] if parts else []
@@ -75,6 +96,71 @@ def test_ranking_is_bm25_over_any_split(
                     best = search([*segments, tail], query, k, len(texts), some, len(texts))
                 assert best[0].tolist() == rows[:k].tolist()
                 assert best[1].tolist() == scores[:k].tolist()
+
+
+@pytest.mark.parametrize("frozen", [1, 50, 65_536])
+def test_a_search_sees_only_the_rows_of_its_commit(frozen: int) -> None:
+    generator = np.random.default_rng(1)
+    texts = [(i, " ".join(generator.choice(WORDS, 9))) for i in range(90)]
+    for rows in (0, 1, 40, 89):
+        commit = tail_of(texts[:rows], 0, rows, 7, frozen, 65_536)
+        more = tail_of(texts, 0, 90, 7, frozen, 65_536)
+        expected = search([commit], "tide moon the 潮汐", 20, rows, None, rows)
+        numbers, scores = search([more], "tide moon the 潮汐", 20, rows, None, rows)
+        assert numbers.tolist() == expected[0].tolist()
+        assert scores.tolist() == expected[1].tolist()
+
+
+class Growing:
+    """A tail to which passages are added whenever postings are looked up."""
+
+    def __init__(self, tail: Tail) -> None:
+        self.tail, self.first = tail, tail.first
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tail.lengths
+
+    def postings(self, term: int) -> tuple[np.ndarray, np.ndarray]:
+        count = len(self.tail)
+        self.tail.add([(count, "tide tide"), (count + 1, "moon")], count + 2)
+        return self.tail.postings(term)
+
+
+def test_a_search_beside_adding_gives_the_scores_of_its_commit() -> None:
+    texts = [(0, "tide moon"), (1, "moon"), (2, "the sea"), (3, "tide")]
+    part = Growing(tail_of(texts, 0, 4, 4, 65_536, 65_536))
+    found = search([part], "tide moon sea", 9, 4, None, 4)
+    expected = plain(dict(texts), "tide moon sea", {0, 1, 2, 3})
+    assert len(part.tail) == 10
+    assert dict(zip(found[0].tolist(), found[1].tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
+
+
+def test_a_tail_stays_a_few_arrays_however_passages_are_added() -> None:
+    texts = [(i, f"word{i} other{i}") for i in range(600)]
+    tail = tail_of(texts, 0, 600, 1, 64, 65_536)
+    sizes = [block.size for block in tail._blocks]
+    assert sum(sizes) == sum(len(terms_of(text)) for _, text in texts)
+    assert all(size >= 2 * later for size, later in itertools.pairwise(sizes))
+    assert len(sizes) < 12
+    assert tail.postings(hash_of("word7"))[0].tolist() == [7]
+    large = tail_of(texts, 0, 600, 1, 64, 100)
+    assert max(block.size for block in large._blocks) < 300, "large blocks are not merged any more"
+
+
+def test_passages_whose_texts_cannot_be_read_are_added_again() -> None:
+    def failing() -> Iterator[tuple[int, str]]:
+        yield 0, "tide"
+        yield 1, "moon"
+        raise OSError("the disk fails")
+
+    tail = Tail(0)
+    with pytest.raises(OSError, match="the disk fails"):
+        tail.add(failing(), 3)
+    kept = len(tail)
+    tail.add([(0, "tide"), (1, "moon"), (2, "tide")][kept:], 3)
+    assert tail.lengths.tolist() == [1, 1, 1]
+    assert tail.postings(hash_of("tide"))[0].tolist() == [0, 2]
 
 
 def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -314,7 +316,7 @@ def test_a_folder_that_vanished_is_said_to_have(store: Store) -> None:
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen3_rag.index.database.VFS", "unix-none")
+    monkeypatch.setattr("qwen3_rag.index.connections.VFS", "unix-none")
     with pytest.raises(StoreError, match="no shared memory or locks"):
         Store.create(tmp_path / "store", {}, dimensions=8)
     monkeypatch.undo()
@@ -322,7 +324,8 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_second_writer_gets_a_clear_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen3_rag.index.database.WAIT", 50)
+    monkeypatch.setattr("qwen3_rag.index.connections.BUSY", 50)
+    monkeypatch.setattr("qwen3_rag.index.database.WAIT", 0.1)
     other = Store.open(store.folder)
     with store.database.transaction(), pytest.raises(StoreLockedError, match="another writer holds the store"):
         write(other, "b")
@@ -351,3 +354,74 @@ def test_compacting_keeps_what_is_there_and_frees_the_rest(store: Store) -> None
     assert len(Retriever(again).search("", row(0).vector, 50, "dense", None)) == 10
     assert again.verify() == []
     again.close()
+
+
+def test_verify_writes_nothing_and_runs_beside_a_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_rag.index.connections.BUSY", 50)
+    metadata = {"n": 1, "tags": ["a", "b"]}
+    store.write([(Document("text", "a", metadata=metadata), [row(1)])])
+    again = Store.open(store.folder)
+    with store.database.transaction():
+        assert again.verify() == []
+    with again.snapshot():
+        assert again.verify() == []
+        write(store, "b")  # the snapshot holds no lock that a writer needs
+    assert again.count() == (2, 2)
+    again.close()
+
+
+def test_verify_notices_a_field_whose_name_is_gone(store: Store) -> None:
+    store.write([(Document("text", "a", metadata={"n": 1}), [row(1)])])
+    with store.transaction() as run:
+        run("DELETE FROM field_names")
+    again = Store.open(store.folder)
+    assert again.verify() == ["fields of document 'a'"]
+    again.close()
+
+
+def test_a_writer_waits_for_another_process_that_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_rag.index.connections.BUSY", 20)
+    other = Store.open(store.folder)
+    holds, order = threading.Event(), []
+
+    def hold() -> None:
+        with store.database.transaction():
+            holds.set()
+            time.sleep(0.5)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait()
+    write(other, "b")
+    order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    other.close()
+
+
+def test_optimize_beside_a_writer_gives_space_back_another_time_and_sweeps(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(store, *"abc")
+    store.write([], remove=["a"])
+    monkeypatch.setattr("qwen3_rag.index.connections.BUSY", 20)
+    monkeypatch.setattr("qwen3_rag.index.database.SHRINKING", 0.1)
+    other = Store.open(store.folder)
+    real = store.database.shrink
+
+    def shrink() -> None:
+        with other.database.transaction():
+            real()
+
+    monkeypatch.setattr(store.database, "shrink", shrink)
+    Upkeep(store).optimize("flat", 0.99, None)
+    assert "its space is given back another time" in caplog.text
+    assert [path.name for path in store.folder.glob("vectors-*")] == [file_name(2)]
+    monkeypatch.setattr(store.database, "shrink", lambda: (_ for _ in ()).throw(StoreError("disk")))
+    store.write([], remove=["b"])
+    with pytest.raises(StoreError, match="disk"):
+        Upkeep(store).optimize("flat", 0.99, None)
+    assert [path.name for path in store.folder.glob("vectors-*")] == [file_name(3)]
+    assert other.verify() == []
+    other.close()

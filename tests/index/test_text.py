@@ -70,6 +70,16 @@ def test_terms() -> None:
     assert terms_of("x" * 101) == {}
 
 
+def test_runs_without_blanks_and_overlong_words_are_not_kept_in_memory() -> None:
+    from qwen3_rag.index.text import _terms_of_spaced, terms_of_word
+
+    _terms_of_spaced.cache_clear()
+    for word in ("潮汐是由月球引力引起的", "กรุงเทพ", "x" * 101):
+        terms_of_word(word)
+    assert _terms_of_spaced.cache_info().currsize == 0
+    assert terms_of_word("userName") is terms_of_word("userName")
+
+
 def test_fusion_prefers_what_both_rankings_hold() -> None:
     import numpy as np
 

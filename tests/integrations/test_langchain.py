@@ -1,4 +1,8 @@
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_classic.retrievers.contextual_compression import ContextualCompressionRetriever
@@ -79,7 +83,7 @@ def test_min_score_and_instruction(reranker: Reranker) -> None:
 
 def test_a_model_by_name_loads_at_first_use(tiny_reranker: Path) -> None:
     compressor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32", max_length=512)
-    assert compressor._made._loaded is None
+    assert compressor._current()._loaded is None
     assert len(compressor.compress_documents(DOCUMENTS, "q")) == 3
     assert compressor.compress_documents([], "q") == []
 
@@ -104,3 +108,87 @@ def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
         Qwen3Rerank(model="demo", reranker=reranker)
     with pytest.raises(ValueError, match="top_n is 0"):
         Qwen3Rerank(reranker=reranker).rerank(["a"], "q", top_n=0)
+
+
+def pickled(compressor: Qwen3Rerank) -> Qwen3Rerank:
+    return pickle.loads(pickle.dumps(compressor))
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled, lambda c: c.model_copy(deep=True)])
+def test_a_compressor_travels_with_the_same_scores(
+    travel: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
+) -> None:
+    for compressor in (Qwen3Rerank(model=str(tiny_reranker), dtype="float32"), Qwen3Rerank(reranker=reranker)):
+        expected = compressor.compress_documents(DOCUMENTS, "q")
+        assert travel(compressor).compress_documents(DOCUMENTS, "q") == expected
+
+
+def test_a_shallow_model_copy_shares_the_loaded_weights(tiny_reranker: Path) -> None:
+    compressor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32")
+    assert compressor.model_copy(update={"top_n": 1})._current() is compressor._current()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runtime", "transformers"), ("runtime_options", {"token_budget": 64}), ("device", "cpu"),
+        ("dtype", "bfloat16"), ("max_length", 300),
+    ],
+)  # fmt: skip
+def test_changed_fields_take_effect_however_they_are_changed(tiny_reranker: Path, name: str, value: Any) -> None:
+    compressor = Qwen3Rerank(model=str(tiny_reranker))
+    other = compressor.model_copy(update={name: value})
+    assert getattr(other._current(), name) == value
+    assert getattr(compressor._current(), name) != value
+    setattr(compressor, name, value)
+    assert getattr(compressor._current(), name) == value
+
+
+def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tiny_classifier: Path) -> None:
+    expected = Qwen3Rerank(model=str(tiny_classifier), dtype="float32").rerank(["a", "b"], "q")
+    compressor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32")
+    assert compressor.rerank(["a", "b"], "q") != expected
+    assert compressor.model_copy(update={"model": str(tiny_classifier)}).rerank(["a", "b"], "q") == expected
+    compressor.model = str(tiny_classifier)
+    assert compressor.rerank(["a", "b"], "q") == expected
+
+
+def test_options_changed_in_place_take_effect(tiny_reranker: Path) -> None:
+    compressor = Qwen3Rerank(model=str(tiny_reranker))
+    compressor.runtime_options["token_budget"] = 64
+    assert compressor._current().describe()["runtime_options"] == {"token_budget": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("top_n", "many", "valid integer"),
+        ("model", 3, "valid string"),
+        ("max_length", 1, "greater than or equal to 2"),
+        ("model", "nope", "unknown reranker 'nope'"),
+        ("reranker", "a string", "expected a qwen3_rag Reranker"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_and_changes_nothing(
+    tiny_reranker: Path, name: str, value: Any, message: str
+) -> None:
+    compressor = Qwen3Rerank(model=str(tiny_reranker))
+    before = compressor.model_dump()
+    with pytest.raises(ValidationError, match=message):
+        setattr(compressor, name, value)
+    assert compressor.model_dump() == before
+    assert compressor.reranker is None
+
+
+def test_a_model_and_a_reranker_are_refused_when_assigned_too(reranker: Reranker, tiny_reranker: Path) -> None:
+    named, ready = Qwen3Rerank(model=str(tiny_reranker)), Qwen3Rerank(reranker=reranker)
+    with pytest.raises(ValidationError, match="model given together with reranker"):
+        named.reranker = reranker
+    with pytest.raises(ValidationError, match="dtype given together with reranker"):
+        ready.dtype = "float32"
+    both = named.model_copy(update={"reranker": reranker})
+    with pytest.raises(ValueError, match="model given together with reranker"):
+        both.compress_documents(DOCUMENTS, "q")
+    named.model = None
+    named.reranker = reranker
+    assert named._current() is reranker

@@ -1,3 +1,7 @@
+import copy
+import pickle
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +117,87 @@ def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], messa
 def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
     with pytest.raises(ValidationError, match="model given together with reranker"):
         Qwen3Rerank(model="demo", reranker=reranker)
+
+
+def pickled(postprocessor: Qwen3Rerank) -> Qwen3Rerank:
+    return pickle.loads(pickle.dumps(postprocessor))
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled, lambda p: p.model_copy(deep=True)])
+def test_a_postprocessor_travels_with_the_same_scores(
+    travel: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
+) -> None:
+    for postprocessor in (Qwen3Rerank(model=str(tiny_reranker), dtype="float32"), Qwen3Rerank(reranker=reranker)):
+        expected = postprocessor.postprocess_nodes(nodes(), query_str="q")
+        assert travel(postprocessor).postprocess_nodes(nodes(), query_str="q") == expected
+
+
+def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranker: Reranker) -> None:
+    class Locked:
+        def __init__(self) -> None:
+            self.lock, self.read = threading.Lock(), reranker.read
+
+    with pytest.raises(TypeError, match="Locked object .* expected one that can be pickled"):
+        pickle.dumps(Qwen3Rerank(reranker=Locked()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runtime", "transformers"), ("runtime_options", {"token_budget": 64}), ("device", "cpu"),
+        ("dtype", "bfloat16"), ("max_length", 300),
+    ],
+)  # fmt: skip
+def test_changed_fields_take_effect_however_they_are_changed(tiny_reranker: Path, name: str, value: Any) -> None:
+    postprocessor = Qwen3Rerank(model=str(tiny_reranker))
+    other = postprocessor.model_copy(update={name: value})
+    assert getattr(other._current(), name) == value
+    assert getattr(postprocessor._current(), name) != value
+    setattr(postprocessor, name, value)
+    assert getattr(postprocessor._current(), name) == value
+
+
+def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tiny_classifier: Path) -> None:
+    def ranked(postprocessor: Qwen3Rerank) -> list[NodeWithScore]:
+        return postprocessor.postprocess_nodes(nodes(), query_str="q")
+
+    expected = ranked(Qwen3Rerank(model=str(tiny_classifier), dtype="float32"))
+    postprocessor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32")
+    assert ranked(postprocessor) != expected
+    assert ranked(postprocessor.model_copy(update={"model": str(tiny_classifier)})) == expected
+    postprocessor.model = str(tiny_classifier)
+    assert ranked(postprocessor) == expected
+    assert postprocessor._model_name == str(tiny_classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("top_n", "many", "valid integer"),
+        ("model", 3, "valid string"),
+        ("model", "nope", "unknown reranker 'nope'"),
+        ("reranker", "a string", "expected a qwen3_rag Reranker"),
+        ("reranker", {"model": "nope"}, "unknown reranker 'nope'"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_and_changes_nothing(
+    tiny_reranker: Path, name: str, value: Any, message: str
+) -> None:
+    postprocessor = Qwen3Rerank(model=str(tiny_reranker))
+    before = postprocessor.to_dict()
+    with pytest.raises(ValidationError, match=message):
+        setattr(postprocessor, name, value)
+    assert postprocessor.to_dict() == before
+
+
+def test_a_model_and_a_reranker_are_refused_when_assigned_too(reranker: Reranker, tiny_reranker: Path) -> None:
+    named, ready = Qwen3Rerank(model=str(tiny_reranker)), Qwen3Rerank(reranker=reranker)
+    with pytest.raises(ValidationError, match="model given together with reranker"):
+        named.reranker = reranker
+    with pytest.raises(ValidationError, match="dtype given together with reranker"):
+        ready.dtype = "float32"
+    ready.reranker = reranker.describe()
+    assert isinstance(ready._current(), Reranker)
+    named.model = None
+    named.reranker = reranker
+    assert named._current() is reranker

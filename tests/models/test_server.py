@@ -162,6 +162,24 @@ def test_a_server_too_slow_is_an_error_and_not_asked_again(server: Server) -> No
     assert len(server.asked) == before + 1
 
 
+def test_a_call_cancelled_while_its_last_answer_comes_has_read_everything(server: Server) -> None:
+    reranker = server.reranker(batch_size=2)
+    reranker.log_odds(QUERY, ["warm"])
+    quick, cancel, served = server.answer, threading.Event(), []
+
+    def cancelled_at_last(path: str, body: dict[str, Any]) -> Any:
+        served.append(path)
+        if len(served) == 2:
+            cancel.set()
+        return quick(path, body)
+
+    server.answer = cancelled_at_last
+    reading = reranker.read(QUERY, list("abcd"), cancel=cancel)
+    assert cancel.is_set()
+    assert reading.read.all()
+    assert reading.stopped is None
+
+
 def test_a_deadline_keeps_what_was_scored_and_does_not_wait_on(server: Server) -> None:
     reranker = server.reranker(batch_size=2)
     reranker.log_odds(QUERY, ["warm"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from qwen3_rag.arguments import as_path
 from qwen3_rag.cli.common import Json, print_json, readable
 from qwen3_rag.errors import InvalidArgumentError
 
@@ -20,7 +21,7 @@ SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "
 def _file(given: Path | None) -> Path | None:
     """The file of settings: the one given, the one here, the user's, or none."""
     if given is not None:
-        return given
+        return as_path(given, "--config")
     usual = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
     return next((path for path in usual if path.is_file()), None)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qwen3_rag.arguments import as_path
 from qwen3_rag.cli.common import Json, State, print_json, readable
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 
@@ -121,9 +122,10 @@ def _opened(
     from qwen3_rag.index.database import FILE
     from qwen3_rag.ingest.folders import Folders
 
+    store = as_path(store, "--store")
     for path in readers or []:
         try:
-            runpy.run_path(str(path))
+            runpy.run_path(str(as_path(path, "--reader")))
         except (OSError, SyntaxError) as error:
             raise IngestError(f"--reader {path}: {error}") from error
     Folders.roots_of(paths)

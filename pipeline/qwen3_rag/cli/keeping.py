@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qwen3_rag.arguments import as_path
 from qwen3_rag.cli.common import FAILED, Json, State, Store, print_json, readable
 from qwen3_rag.errors import InvalidArgumentError
 
@@ -67,7 +68,8 @@ def optimize(
 
     lines = None
     if queries is not None:
-        lines = [line.strip() for line in queries.read_text("utf-8").splitlines() if line.strip()]
+        text = as_path(queries, "--queries").read_text("utf-8")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise InvalidArgumentError(f"--queries {queries} holds no questions; expected one a line")
     with Pipeline.open(store) as pipeline:
@@ -123,4 +125,4 @@ def demo(
 
     where: AbstractContextManager[Any] = TemporaryDirectory() if store is None else nullcontext(store)
     with where as folder:
-        run_demo(Path(folder) / "store" if store is None else Path(folder), not State.quiet)
+        run_demo(Path(folder) / "store" if store is None else as_path(store, "--store"), not State.quiet)

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qwen3_rag.errors import StoreError
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index.bits import Bits
 from qwen3_rag.index.exact import Found, best, faiss, scan, scores_of
+from qwen3_rag.index.folder import Folder
 from qwen3_rag.index.pieces import DerivedFileError, Pieces, digest_of, mapped
 from qwen3_rag.progress import progress
 
@@ -30,6 +32,7 @@ Float32 = NDArray[np.float32]
 CHUNK = 16_384  # rows converted to float32 at a time
 PER_LIST = 40  # training vectors for each list; FAISS asks for 39 at least
 MEMORY = 1 << 30  # bytes
+LEAST = 16  # rows; below, FAISS has too few to make lists from, and exact search is as fast
 MEASURED = 200  # queries
 ROUNDS = 8  # of k-means
 AT = 100  # recall@100
@@ -83,17 +86,20 @@ class Approximate:
         DerivedFileError: The file is missing, or not as it was written.
     """
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint) -> None:
+    def __init__(self, folder: Folder | Path, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        path, header, lists = folder / checkpoint.file, checkpoint.header, checkpoint.lists
-        raw = mapped(path, checkpoint.size)
+        folder, name, header, lists = Folder.of(folder), checkpoint.file, checkpoint.header, checkpoint.lists
+        path = folder.path / name
+        self.map = mapped(folder, name, checkpoint.size)
+        raw = self.map.bytes
         digests = raw[-8 * lists :].view("<u8")
         # FAISS would hang on or answer wrongly from a damaged file: it sees nothing that was not compared before.
         if digest_of(raw[:header], raw[-8 * lists :]) != checkpoint.digest:
             raise DerivedFileError(path, "is not as it was written")
         sizes = raw[header - 8 * lists : header].view("<u8").astype(np.int64)
         module = faiss()
-        self.lists = module.read_index(str(path), module.IO_FLAG_MMAP)
+        with folder.named(name) as link:
+            self.lists = module.read_index(link, module.IO_FLAG_MMAP)
         self.lists.parallel_mode = 1  # the lists of one query are divided among the cores
         width = self.lists.code_size + 8
         self.pieces = Pieces(path, raw, np.concatenate([[header], header + np.cumsum(sizes * width)]), digests)
@@ -129,7 +135,7 @@ class Approximate:
 
 
 def build(
-    folder: Path,
+    place: Folder | Path,
     vectors: NDArray[Any],
     generation: int,
     live: Bits | None,
@@ -141,16 +147,20 @@ def build(
     """Train, fill, write and measure an index of mapped, checked rows; None if `recall` cannot be had or `stop` is set.
 
     Args:
-        folder: Where the file goes; it is synced, and no commit names it yet.
+        place: Folder where the file goes; it is synced, and no commit names it yet.
         vectors: Mapped rows (n, dimensions).
         generation: Their generation.
-        live: Rows that were not removed; None is all.
+        live: Rows that were not removed, among at least these; None is all.
         recall: Least recall@100, 0 to 1.
         queries: Unit vectors (n, dimensions) to measure on; by default made from passages.
         stop: Once set, the work ends without a result.
         memory: Bytes that may be taken; half goes to the sample that lists are made from.
     """
+    folder = Folder.of(place)
     rows, dimensions = vectors.shape
+    if rows < LEAST:
+        return None
+    live = None if live is None else sets.resized(live, rows)
     began = time.monotonic()
     module = faiss()
     lists = max(16, int(4 * rows**0.5))
@@ -172,25 +182,24 @@ def build(
     index.train(sample)
     del sample
     name = f"dense-{generation}-{rows}-{os.urandom(4).hex()}.faiss"
-    path = folder / name
     try:
-        header = _write(path, index, vectors, stop)
+        header = _write(folder, name, index, vectors, stop)
         if header is None:
-            path.unlink(missing_ok=True)
+            folder.unlink(name)
             return None
-        raw = mapped(path, path.stat().st_size)
+        raw = folder.map(name).bytes
         digest = digest_of(raw[:header], raw[-8 * lists :])
         draft = Checkpoint(name, generation, rows, lists, lists, 1.0, 0, "", digest, header, len(raw))
         # Read back and compared with exact search: a file that a full disk cut short would not pass.
         measured = measure(Approximate(folder, draft), vectors, live, recall, queries)
-    except (RuntimeError, OSError) as error:
-        path.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error}") from error
-    except BaseException:
-        path.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(StoreError):
+            folder.unlink(name)
+        if isinstance(error, RuntimeError | OSError) and not isinstance(error, StoreError):
+            raise StoreError(f"{folder.path / name} cannot be written: {error}") from error
         raise
     if measured is None:
-        path.unlink(missing_ok=True)
+        folder.unlink(name)
         logger.info("dense index: recall@%d of %.3f needs most lists; search stays exact", AT, recall)
         return None
     visited, reached, number = measured
@@ -202,7 +211,7 @@ def build(
     return replace(draft, visited=visited, recall=round(reached, 5), queries=number, measured_on=source)
 
 
-def _write(path: Path, index: Any, vectors: NDArray[Any], stop: threading.Event | None) -> int | None:
+def _write(folder: Folder, name: str, index: Any, vectors: NDArray[Any], stop: threading.Event | None) -> int | None:
     """Write a trained, empty index filled with rows, in FAISS' own format, then its lists' digests, and sync.
 
     FAISS would hold all lists in memory to write them. Here rows are told their lists, then encoded list by list.
@@ -210,7 +219,7 @@ def _write(path: Path, index: Any, vectors: NDArray[Any], stop: threading.Event 
     """
     rows, lists = len(vectors), index.nlist
     of_row = np.empty(rows, dtype=np.int32)
-    with progress("dense index", 2 * rows) as done, path.open("wb") as out:
+    with progress("dense index", 2 * rows) as done, folder.create(name) as out:
         for start in range(0, rows, CHUNK):
             if stop is not None and stop.is_set():
                 return None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from qwen3_rag.index.folder import Folder
 from qwen3_rag.index.segments import SegmentName, write_segment
 from qwen3_rag.index.store import Store
 
@@ -16,9 +17,11 @@ LONGEST = 600  # seconds
 logger = logging.getLogger("qwen3_rag")
 
 
-def write_beside(folder: Path, generation: int, first: int, rows: int) -> SegmentName | None:
+def write_beside(place: Folder | Path, generation: int, first: int, rows: int) -> SegmentName | None:
     """As `write_segment` for passages of a store; None if that cannot be done in another process here."""
-    command = [sys.executable, "-m", __name__, str(folder), str(generation), str(first), str(rows)]
+    folder = Folder.of(place)
+    identity = (folder.identity or b"").hex()
+    command = [sys.executable, "-m", __name__, str(folder.path), identity, str(generation), str(first), str(rows)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=True)
         return SegmentName(**json.loads(done.stdout))
@@ -30,13 +33,15 @@ def write_beside(folder: Path, generation: int, first: int, rows: int) -> Segmen
 def main() -> int:
     """Write the segment that the arguments name, and print what the store is to keep of it."""
     folder = Path(sys.argv[1])
-    generation, first, rows = map(int, sys.argv[2:])
+    identity, (generation, first, rows) = bytes.fromhex(sys.argv[2]), map(int, sys.argv[3:])
     store = Store.open(folder)
+    if identity not in (b"", store.files.identity):
+        return GIVEN_UP
     with store.snapshot():
         state = store.state()
         if state.generation != generation or state.rows < first + rows:
             return GIVEN_UP
-        name = write_segment(folder, generation, first, rows, store.searched(first, first + rows))
+        name = write_segment(store.files, generation, first, rows, store.searched(first, first + rows))
     store.close()
     sys.stdout.write(json.dumps(name.describe()))
     return 0

@@ -1,42 +1,41 @@
-"""The SQLite database of a store: its layout, how it is opened, transactions, and the commit counter beside it.
+"""The SQLite database of a store: its layout, transactions, and the commit counter beside it.
 
 Every page carries a checksum (SQLite's own cksumvfs), compared whenever it is read. A damaged write-ahead log makes
 SQLite drop commits silently; the counter in a file of its own notices.
 """
 
-import functools
 import json
+import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
-import apsw.sqlite_extra
 
 from qwen3_rag.errors import (
     IndexCorruptedError,
     StoreError,
     StoreExistsError,
     StoreLockedError,
+    StoreMovedError,
     StoreNotFoundError,
-    StoreVersionError,
+    StoreReadOnlyError,
 )
-from qwen3_rag.index.counter import CommitCounter, sync_folder
+from qwen3_rag.forking import Forked
+from qwen3_rag.index.connections import APPLICATION_ID, FILE, Opener, translated
+from qwen3_rag.index.folder import COUNTER, Folder
 
 __all__ = ["COUNTER", "FILE", "FORMAT", "Database"]
 
 FORMAT = 3  # what is written
-READS = (2, 3)  # what is read; a store of format 2 becomes one of format 3 at its first write
-APPLICATION_ID = 0x51335247  # "Q3RG", so that `file` and we can tell a store from any other database
-FILE = "store.sqlite3"
-COUNTER = "commit"
-WAIT = 5_000  # milliseconds that a writer waits for another
-PAGE = 16_384
-CACHE = 16 << 20  # bytes of pages that a connection keeps
-CHECKSUM = 8  # bytes of each page that cksumvfs takes
-VFS = "cksmvfs"
+WAIT = 3600.0  # seconds that a writer waits for another; compacting ten million passages takes many minutes
+SHRINKING = 60.0  # seconds that `shrink` waits for other processes
+SAID_EVERY = 10.0  # seconds between log lines of a writer that waits
+QUIESCE = 5.0  # seconds that a fork waits for reads and writes of other threads to end
 Run = Callable[..., Any]  # a cursor, whose rows have whatever types were asked for
 
 # A passage's number is its row in the file of vectors; a document's passages have consecutive numbers.
@@ -73,22 +72,30 @@ CREATE TABLE staged (digest BLOB PRIMARY KEY, vector BLOB NOT NULL) STRICT, WITH
 """
 
 
-class Database:
+logger = logging.getLogger("qwen3_rag")
+_ABANDONED: list[apsw.Connection] = []
+_IN_USE_AT_FORK: set[tuple[int, int]] = set()  # database files, by device and inode
+
+
+class Database(Forked):
     """An open database. Thread-safe: writers take turns, and each thread reads by a connection of its own.
 
     Args:
         folder: The store's folder.
-        connection: An open, checked connection to its file.
+        opener: What opens connections to its file.
+        connection: An open, checked connection.
     """
 
-    def __init__(self, folder: Path, connection: apsw.Connection) -> None:
-        self.folder, self.path = folder, folder / FILE
-        self.counter = CommitCounter(folder / COUNTER)
+    def __init__(self, folder: Folder, opener: Opener, connection: apsw.Connection) -> None:
+        self.files, self.folder, self.path = folder, folder.path, folder.path / FILE
+        self._opener = opener
         self._write_lock = threading.RLock()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._idle = [connection]
-        self._closed = False
+        self._active: list[apsw.Connection] = []
+        self._closed = self._forking = False
         self._local = threading.local()
+        super().__init__()
 
     @staticmethod
     def check_free(folder: Path) -> None:
@@ -99,42 +106,47 @@ class Database:
             raise StoreExistsError(f"{folder} is not empty and no store; expected a new or empty folder")
 
     @classmethod
-    def create(cls, folder: Path, meta: Mapping[str, Any]) -> "Database":
+    def create(cls, path: Path, meta: Mapping[str, Any]) -> "Database":
         """Make the database of a new store in a folder that is empty or not there yet.
 
         Raises:
             StoreExistsError: Something is there already.
             StoreError: The folder cannot be written, or its file system has no locks.
         """
-        cls.check_free(folder)
+        path = path.expanduser()
+        cls.check_free(path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            connection = _connect(folder / FILE, new=True)
+            path.mkdir(parents=True, exist_ok=True)
+            folder = Folder(path)
+            opener = Opener(folder, new=True)
+            connection = opener.connect()
         except OSError as error:
-            raise StoreError(f"{folder} cannot be made: {error}") from error
+            raise StoreError(f"{path} cannot be made: {error}") from error
         except StoreError:
             # No locks here, so no other process can be at work on it either.
-            (folder / FILE).unlink(missing_ok=True)
+            (path / FILE).unlink(missing_ok=True)
             raise
         except apsw.Error as error:
-            raise _translated(error, folder / FILE) from error
-        database = cls(folder, connection)
+            raise translated(error, path / FILE) from error
+        database = cls(folder, opener, connection)
+        opener.new = False
+        identity = os.urandom(16)
         try:
             with database.transaction() as run:
                 if run("PRAGMA user_version").get:
-                    raise StoreExistsError(f"{folder} became a store just now, made by another process")
-                database._fill(run, meta)
-                database.counter.create(0)
-            sync_folder(folder)
+                    raise StoreExistsError(f"{path} became a store just now, made by another process")
+                database._fill(run, {"identity": identity.hex(), **meta})
+                folder.begin(identity)
+            folder.sync()
         except (StoreExistsError, StoreLockedError):
             database.close()
             raise
         except BaseException as error:
             database.close()
-            for file in [*folder.glob(f"{FILE}*"), folder / COUNTER]:
+            for file in [*folder.path.glob(f"{FILE}*"), folder.path / COUNTER]:
                 file.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise StoreError(f"{folder} cannot be written: {error}") from error
+                raise StoreError(f"{path} cannot be written: {error}") from error
             raise
         return database
 
@@ -147,28 +159,37 @@ class Database:
         run(f"PRAGMA user_version = {FORMAT}")
 
     @classmethod
-    def open(cls, folder: Path) -> "Database":
-        """Open the database of the store in a folder.
+    def open(cls, path: Path) -> "Database":
+        """Open the database of the store in a folder; only to be read, where this process may not write.
 
         Raises:
             StoreNotFoundError: No folder, or no store in it.
             StoreVersionError: Written in another version of the format.
             IndexCorruptedError: The database cannot be read, or has lost commits.
+            StoreError: This process may not read it, or was forked while the store was in use.
         """
-        path = folder / FILE
-        if not path.is_file():
-            what = "no such folder" if not folder.exists() else f"no {FILE} in it"
-            raise StoreNotFoundError(f"{folder} is not a store ({what}); make one with Pipeline.create")
-        application, version = _identity(path)
-        if application != APPLICATION_ID:
-            raise StoreNotFoundError(f"{path} is not a store of this package")
-        if version not in READS:
-            raise StoreVersionError(f"{folder} is in format {version}; this version reads formats 2 and 3")
+        path = path.expanduser()
+        file = path / FILE
         try:
-            database = cls(folder, _connect(path))
+            there = file.is_file()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be opened: {error.strerror}; expected read permission") from error
+        if not there:
+            what = "no such folder" if not path.exists() else f"no {FILE} in it"
+            raise StoreNotFoundError(f"{path} is not a store ({what}); make one with Pipeline.create")
+        try:
+            folder = Folder(path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be opened: {error.strerror}; expected read permission") from error
+        opener = Opener(folder)
+        cls._check_forks(opener)
+        try:
+            connection = opener.connect()
         except apsw.Error as error:
-            raise _translated(error, path) from error
+            raise translated(error, file) from error
+        database = cls(folder, opener, connection)
         try:
+            folder.identity, _ = folder.read()
             with database.snapshot():
                 pass
         except BaseException:
@@ -176,30 +197,82 @@ class Database:
             raise
         return database
 
+    @staticmethod
+    def _check_forks(opener: Opener) -> None:
+        if opener.inode in _IN_USE_AT_FORK:
+            raise StoreError(
+                f"{opener.folder.path} was in use by another thread when this process was forked, and cannot be used "
+                "here; expected a fork while no call is running, or a process started by spawn"
+            )
+
     def close(self) -> None:
         """Close it; closing twice does nothing. What other threads are reading, they read to the end."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
+            last = not self._active
         for connection in idle:
-            connection.close()
+            self._opener.close(connection)
+        if last:
+            self.files.close()
+
+    def before_fork(self) -> None:
+        """Close the connections: SQLite's locks do not survive a fork. Nothing is opened until it is over."""
+        self._forking = True
+        mine = getattr(self._local, "connection", None)
+        end = time.monotonic() + QUIESCE
+        self._changed.acquire()
+        while self._active and mine is None and self._changed.wait(end - time.monotonic()):
+            pass
+        for connection in self._idle:
+            self._opener.close(connection)
+        self._idle = []
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with new locks and no connection; one that was in use belongs to the parent."""
+        self._changed, self._write_lock, self._local = threading.Condition(), threading.RLock(), threading.local()
+        self._forking = False
+        self.files.after_fork()
+        if self._active:
+            # Kept for ever: closing them here would change files that the parent uses.
+            _ABANDONED.extend(self._active)
+            _IN_USE_AT_FORK.add(self._opener.inode)
+            self._active = []
 
     def _take(self) -> apsw.Connection:
-        with self._lock:
+        with self._changed:
+            while self._forking:
+                self._changed.wait()
             if self._closed:
                 raise StoreError(f"{self.folder} was closed; open it anew")
-            if self._idle:
-                return self._idle.pop()
-        if not self.path.is_file():
-            raise StoreNotFoundError(f"{self.folder} has vanished")
-        return _connect(self.path)
+            self._check_forks(self._opener)
+            connection = self._idle.pop() if self._idle else None
+            if connection is None or self._opener.outdated(connection):
+                if connection is not None:
+                    self._opener.close(connection)
+                self.files.check_path()
+                connection = self._opener.connect()
+            self._active.append(connection)
+            return connection
 
     def _give(self, connection: apsw.Connection) -> None:
-        with self._lock:
+        with self._changed:
+            if connection in self._active:
+                self._active.remove(connection)
+            self._changed.notify_all()
             if not self._closed:
                 self._idle.append(connection)
                 return
-        connection.close()
+            last = not self._active
+        self._opener.close(connection)
+        if last:
+            self.files.close()
 
     @property
     def connection(self) -> apsw.Connection:
@@ -249,32 +322,38 @@ class Database:
         if getattr(self._local, "connection", None) is not None:
             yield
             return
+        self.files.check_path()
         # Read before the snapshot is taken: what was acknowledged by then must be in it.
-        acknowledged = self.counter.read()
+        acknowledged = self.files.acknowledged()
         with self._connected() as connection:
             connection.execute("BEGIN")
-            commit = self.meta("commit")
+            commit = self._checked_commit(connection)
             if commit is None or commit < acknowledged:
+                self._opener.check_unchanged(connection)
                 raise IndexCorruptedError(
                     f"{self.path}: the last commit is {commit}, but commit {acknowledged} was acknowledged; "
                     f"its write-ahead log ({FILE}-wal) is damaged or missing, or the file was put back from a copy"
                 )
             yield
+            self._opener.check_unchanged(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Run]:
         """Write everything within as one commit, or nothing; the commit's number is `meta("commit")` within."""
+        self.require_writable()
         with self._write_lock, self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
-                before = self._commit_number(connection)
+                before = self._checked_commit(connection)
                 if before is not None:
-                    acknowledged = self.counter.read()
+                    self.files.check_path()
+                    acknowledged = self.files.acknowledged()
                     if before < acknowledged:
                         raise IndexCorruptedError(f"{self.path}: commits {before + 1} to {acknowledged} are missing")
                     connection.execute("UPDATE meta SET value = ? WHERE key = 'commit'", (json.dumps(before + 1),))
                     if connection.execute("PRAGMA user_version").get == 2:
                         connection.execute(f"{ADDITIONS} PRAGMA user_version = {FORMAT}")
+                        self.put("identity", (self.files.identity or b"").hex())
                 yield connection.execute
                 connection.execute("COMMIT")
             except BaseException:
@@ -282,23 +361,58 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
             if before is not None:
-                self.counter.write(before + 1)
+                self._acknowledge(before + 1)
 
-    @staticmethod
-    def _commit_number(connection: apsw.Connection) -> int | None:
+    def _acknowledge(self, commit: int) -> None:
+        try:
+            self.files.acknowledge(commit)
+        except OSError as error:
+            raise StoreError(f"{self.folder / COUNTER} cannot be written: {error}") from error
+
+    def require_writable(self) -> None:
+        """Raise StoreReadOnlyError unless this process may write the store."""
+        if reason := self._opener.read_only:
+            raise StoreReadOnlyError(f"{self.folder} can only be read here: {reason}")
+
+    def _begin(self, connection: apsw.Connection) -> None:
+        """Begin to write, once other processes do not."""
+        started = said = time.monotonic()
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except apsw.BusyError:
+                now = time.monotonic()
+                if now - started > WAIT:
+                    raise
+                if now - said > SAID_EVERY:
+                    said = now
+                    logger.info("%s: waiting for another process that writes, %.0f s", self.folder, now - started)
+
+    def _checked_commit(self, connection: apsw.Connection) -> int | None:
+        """Number of the snapshot's commit; None in a database that is not filled yet.
+
+        Raises:
+            StoreMovedError: The connection leads to another store.
+        """
         if not connection.execute("PRAGMA user_version").get:
             return None
-        return int(connection.execute("SELECT value FROM meta WHERE key = 'commit'").get)
+        sql = "SELECT key, value FROM meta WHERE key IN ('commit', 'identity')"
+        values = {str(key): str(value) for key, value in connection.execute(sql)}
+        own = self.files.identity
+        if own is not None and json.loads(values.get("identity", "null")) not in (None, own.hex()):
+            raise StoreMovedError(self.folder)
+        return int(values["commit"]) if "commit" in values else None
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
         except apsw.Error as error:
-            translated = _translated(error, self.path)
-            if translated is error:
+            ours = translated(error, self.path)
+            if ours is error:
                 raise
-            raise translated from error
+            raise ours from error
 
     def meta(self, key: str) -> Any:
         """A value kept beside the data, such as "commit" or "embedder"; None if there is none."""
@@ -316,82 +430,31 @@ class Database:
             self.put(key, value)
 
     def shrink(self) -> None:
-        """Give the space of what was removed back to the file system, and empty the write-ahead log."""
+        """Give the space of what was removed back to the file system, and empty the write-ahead log.
+
+        Where other processes leave no moment for it, the space is given back another time.
+        """
+        end = time.monotonic() + SHRINKING
         with self._write_lock, self._connected() as connection:
-            # SQLite itself attaches the copy that it makes.
-            connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
-            try:
-                connection.execute("VACUUM")
-            finally:
-                connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            while True:
+                # SQLite itself attaches the copy that it makes.
+                connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+                try:
+                    self.files.check()
+                    connection.execute("VACUUM")
+                    break
+                except (apsw.BusyError, apsw.LockedError):
+                    if time.monotonic() > end:
+                        logger.warning("%s: other processes write; its space is given back another time", self.folder)
+                        return
+                finally:
+                    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+            with suppress(apsw.BusyError):  # another process empties it just now
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with its own structure, in words; every page is read."""
         try:
             return [row[0] for row in self.run("PRAGMA integrity_check") if row[0] != "ok"]
         except apsw.Error as error:
-            return [str(_translated(error, self.path))]
-
-
-@functools.cache
-def _checksums() -> None:
-    """Make the checksumming file layer known to this process; the connection keeps it loaded."""
-    keeper = apsw.Connection(":memory:")
-    apsw.sqlite_extra.load(keeper, "cksumvfs")
-    _KEEPERS.append(keeper)
-
-
-_KEEPERS: list[apsw.Connection] = []
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Application and format of a database file."""
-    _checksums()
-    try:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=VFS)
-        try:
-            return connection.execute("PRAGMA application_id").get, connection.execute("PRAGMA user_version").get
-        finally:
-            connection.close()
-    except apsw.NotADBError as error:
-        raise IndexCorruptedError(f"{path} is not a database that SQLite reads: {error}") from error
-    except apsw.Error as error:
-        raise _translated(error, path) from error
-
-
-def _connect(path: Path, *, new: bool = False) -> apsw.Connection:
-    _checksums()
-    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if new else 0)
-    connection = apsw.Connection(str(path), flags=flags, vfs=VFS)
-    try:
-        connection.set_busy_timeout(WAIT)
-        if new:
-            connection.reserve_bytes(None, CHECKSUM)
-            connection.execute(f"PRAGMA page_size = {PAGE}")
-        mode = connection.execute("PRAGMA journal_mode = WAL").get
-        if mode != "wal":
-            raise StoreError(f"{path}: the file system offers no shared memory or locks (journal mode {mode})")
-        for pragma in ("synchronous = FULL", "trusted_schema = OFF", f"cache_size = {-CACHE // 1024}"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _translated(error: apsw.Error, path: Path) -> Exception:
-    """Our error for one of SQLite's; the same error if it is a mistake of ours."""
-    text = f"{path}: {error}"
-    if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return StoreLockedError(f"{path.parent}: another writer holds the store ({error})")
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return IndexCorruptedError(text)
-    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-        return IndexCorruptedError(f"{path}: a page does not match its checksum")
-    if isinstance(error, apsw.FullError):
-        return StoreError(f"{path}: no room left on the disk")
-    known = apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError | apsw.NoLFSError
-    return StoreError(text) if isinstance(error, known) else error
+            return [str(translated(error, self.path))]

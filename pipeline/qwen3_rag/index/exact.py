@@ -1,6 +1,7 @@
 """Exact inner products over mapped rows, by FAISS' flat indexes laid over the map without a copy."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import MissingDependencyError
+from qwen3_rag.forking import forget_in_child
 from qwen3_rag.index.bits import Bits
 
 __all__ = ["Found", "best", "faiss", "scan", "scores_of"]
@@ -34,6 +36,16 @@ def faiss() -> Any:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, "qwen3-rag-scan")
+
+
+def _after_fork() -> None:
+    _pool.cache_clear()
+    if (module := sys.modules.get("faiss")) is not None:
+        # The threads of its OpenMP are the parent's: waiting for them would take for ever.
+        module.omp_set_num_threads(1)
+
+
+forget_in_child(_after_fork)
 
 
 def _over(vectors: NDArray[Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import FilterError
+from qwen3_rag.forking import Forked
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index.bits import Bits
 from qwen3_rag.index.database import Database
@@ -32,7 +33,7 @@ class _Kept:
     allowed: Bits
 
 
-class Fields:
+class Fields(Forked):
     """The indexed metadata of a store.
 
     Args:
@@ -46,13 +47,28 @@ class Fields:
         self._given: dict[str, int] = {}  # in the transaction that is open
         self._kept: OrderedDict[tuple[int, Condition], _Kept] = OrderedDict()
         self._lock = threading.Lock()
+        super().__init__()
 
-    def rows_of(self, metadata: Mapping[str, Any], first: int, passages: int) -> list[tuple[Any, ...]]:
-        """Rows of the table for a document whose passages begin at `first`, within a transaction."""
-        wanted = metadata if self.declared is None else {k: v for k, v in metadata.items() if k in self.declared}
+    def after_fork_in_child(self) -> None:
+        """Begin with a new lock and nothing kept, as another thread may have been at work on it."""
+        self._lock, self._kept = threading.Lock(), OrderedDict()
+
+    def rows_of(
+        self, metadata: Mapping[str, Any], first: int, passages: int, *, naming: bool = True
+    ) -> list[tuple[Any, ...]]:
+        """Rows of the table for a document whose passages begin at `first`.
+
+        With `naming`, within a transaction, a new field is given a number; without, nothing is written, and a field
+        that has no number gets -1.
+        """
+        indexed = metadata if self.declared is None else {k: v for k, v in metadata.items() if k in self.declared}
         if not passages:
             return []
-        return [(self._number(key), item, *value, first, passages) for key, item, *value in field_rows(wanted)]
+        rows = []
+        for key, item, *value in field_rows(indexed):
+            number = self._number(key) if naming else self._known(key)
+            rows.append((-1 if number is None else number, item, *value, first, passages))
+        return rows
 
     def begin(self) -> None:
         """Forget the names that a transaction which came to nothing gave numbers to."""

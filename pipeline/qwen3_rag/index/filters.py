@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen3_rag.arguments import shown
 from qwen3_rag.errors import FilterError
 from qwen3_rag.records import INT64
 
@@ -111,17 +112,17 @@ def _all_of(filter: object, depth: int) -> Parsed | Condition:
     if depth > MOST_DEPTH:
         raise FilterError(f"the filter is nested deeper than {MOST_DEPTH} levels")
     if not isinstance(filter, Mapping):
-        raise FilterError(f'filter is {filter!r}; expected a mapping such as {{"lang": "en"}}')
+        raise FilterError(f'filter is {shown(filter)}; expected a mapping such as {{"lang": "en"}}')
     return _join([_one(key, value, depth) for key, value in filter.items()], "and")
 
 
 def _one(key: object, value: object, depth: int) -> Parsed | Condition:
     if not isinstance(key, str):
-        raise FilterError(f"filter has the key {key!r}; expected a field's name (str)")
+        raise FilterError(f"filter has the key {shown(key)}; expected a field's name (str)")
     _valid(key, key)
     if key in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
-            raise FilterError(f"{key} is {value!r}; expected a list of filters that is not empty")
+            raise FilterError(f"{key} is {shown(value)}; expected a list of filters that is not empty")
         return _join([_all_of(part, depth + 1) for part in value], key[1:])
     if key == "$not":
         return Parsed("not", (_all_of(value, depth + 1),))
@@ -148,20 +149,20 @@ def _operator(key: str, name: object, operand: Any) -> Parsed | Condition:
             return Condition(key, 1, "=", (_scalar(key, operand),))
         case "$exists":
             if not isinstance(operand, bool):
-                raise FilterError(f"filter[{key!r}]: $exists is {operand!r}; expected True or False")
+                raise FilterError(f"filter[{key!r}]: $exists is {shown(operand)}; expected True or False")
             found = Condition(key, 0, "", ())
             return found if operand else _negated(found)
         case str() if name in COMPARISONS:
             value = _scalar(key, operand)
             if value[0] not in (KINDS["number"], KINDS["text"]):
-                raise FilterError(f"filter[{key!r}]: {name} is {operand!r}; expected a number or a text")
+                raise FilterError(f"filter[{key!r}]: {name} is {shown(operand)}; expected a number or a text")
             return Condition(key, 0, COMPARISONS[name][0], (value,))
-    raise FilterError(f"filter[{key!r}]: unknown operator {name!r}; expected one of {', '.join(OPERATORS)}")
+    raise FilterError(f"filter[{key!r}]: unknown operator {shown(name)}; expected one of {', '.join(OPERATORS)}")
 
 
 def _many(key: str, name: str, operand: object) -> tuple[Value, ...]:
     if isinstance(operand, str) or not isinstance(operand, Sequence | set | frozenset):
-        raise FilterError(f"filter[{key!r}]: {name} is {operand!r}; expected a list of values")
+        raise FilterError(f"filter[{key!r}]: {name} is {shown(operand)}; expected a list of values")
     if len(operand) > MOST_VALUES:
         raise FilterError(f"filter[{key!r}]: {name} has {len(operand)} values; expected at most {MOST_VALUES}")
     return tuple(dict.fromkeys(_scalar(key, value) for value in operand))
@@ -170,11 +171,11 @@ def _many(key: str, name: str, operand: object) -> tuple[Value, ...]:
 def _scalar(key: str, value: object) -> Value:
     kind, stored = typed(value)
     if kind in (KINDS["list"], KINDS["object"]):
-        raise FilterError(f"filter[{key!r}] compares with {value!r}; expected a text, number, True, False or None")
+        raise FilterError(f"filter[{key!r}] compares with {shown(value)}; expected a text, number, True, False or None")
     if isinstance(stored, float) and not math.isfinite(stored):
-        raise FilterError(f"filter[{key!r}] compares with {value!r}; expected a finite number")
+        raise FilterError(f"filter[{key!r}] compares with {shown(value)}; expected a finite number")
     if isinstance(stored, int) and stored not in INT64:
-        raise FilterError(f"filter[{key!r}] compares with {value!r}; expected at most 64 bits")
+        raise FilterError(f"filter[{key!r}] compares with {shown(value)}; expected at most 64 bits")
     if isinstance(stored, str):
         _valid(stored, key)
     return kind, stored

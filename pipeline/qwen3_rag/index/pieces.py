@@ -7,6 +7,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import IndexCorruptedError
+from qwen3_rag.index.folder import Folder, Mapped
 
 __all__ = ["DerivedFileError", "Pieces", "digest_of", "digests_of", "mapped"]
 
@@ -37,19 +38,25 @@ def digests_of(raw: Bytes, starts: Int64) -> NDArray[np.uint64]:
     return np.array([xxhash.xxh3_64_intdigest(raw[a:b].data) for a, b in pairs], dtype="<u8")
 
 
-def mapped(path: Path, size: int) -> Bytes:
-    """A derived file's bytes.
+def mapped(folder: Folder, name: str, size: int) -> Mapped:
+    """A derived file, mapped.
 
     Raises:
         DerivedFileError: It is missing, or has another size.
     """
+    path = folder.path / name
     try:
-        there = path.stat().st_size
-        if there != size:
-            raise DerivedFileError(path, f"has {there} bytes; expected {size}")
-        return np.memmap(path, dtype=np.uint8, mode="r")
+        length = folder.size(name)
+        whole = folder.map(name, size)
     except FileNotFoundError as error:
         raise DerivedFileError(path, "is missing") from error
+    except IndexCorruptedError as error:
+        if isinstance(error, DerivedFileError) or not str(error).startswith(f"{path} "):
+            raise
+        raise DerivedFileError(path, f"has {length} bytes; expected {size}") from error
+    if length != size:
+        raise DerivedFileError(path, f"has {length} bytes; expected {size}")
+    return whole
 
 
 class Pieces:

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
+from qwen3_rag.forking import Forked
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index.approximate import REFINE, Approximate, Checkpoint
 from qwen3_rag.index.bits import Bits
 from qwen3_rag.index.exact import Found, best, scan, scores_of
+from qwen3_rag.index.folder import Mapped
 from qwen3_rag.index.gpu import GpuLists, GpuRows, search_device
 from qwen3_rag.index.lexical import Tail, search
 from qwen3_rag.index.pieces import DerivedFileError
@@ -29,7 +31,7 @@ MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid")
 LEXICAL = 0.3  # weight of BM25 in hybrid search; measured by benchmarks/fusion.py
 SPREAD = 1.5
 NARROW = 0.1  # share of the passages below which a filter's are searched exactly
-TRIES = 5
+TRIES = 20
 Candidate = tuple[Passage, float]
 Float32 = NDArray[np.float32]
 logger = logging.getLogger("qwen3_rag")
@@ -63,14 +65,31 @@ class View:
 
     state: State
     vectors: NDArray[Any]
+    map: Mapped | None  # where the vectors lie
     live: Bits | None
     dense: Approximate | None
     words: tuple[Segment, ...]
     tail: Tail
     lists_wanted: bool  # approximate search even where exact search has a GPU
 
+    def check_lengths(self) -> None:
+        """Compare the lengths of the mapped files, so that none that was cut short ends the process.
 
-class Retriever:
+        Raises:
+            IndexCorruptedError: The vectors' file was cut short.
+            DerivedFileError: A derived file was cut short.
+        """
+        if self.map is not None:
+            self.map.check_length()
+        derived = [segment.map for segment in self.words] + ([self.dense.map] if self.dense else [])
+        for whole in derived:
+            try:
+                whole.check_length()
+            except IndexCorruptedError as error:
+                raise DerivedFileError(whole.path, "was cut short") from error
+
+
+class Retriever(Forked):
     """Finds candidates in a store.
 
     Args:
@@ -86,6 +105,14 @@ class Retriever:
         self._damaged: set[str] = set()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        super().__init__()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with new locks, no threads and a view of its own; a GPU's memory belongs to the parent."""
+        self._lock, self._pool, self._view = threading.Lock(), None, None
+        if self._gpu is not None or self._gpu_lists is not None:
+            self.device, self._gpu, self._gpu_lists = "cpu", None, None
+            logger.warning("the index on the GPU does not survive a fork; searching on the CPU")
 
     def search(
         self, query: str, vector: Float32 | None, k: int, mode: Mode, filter: Mapping[str, Any] | None
@@ -113,6 +140,7 @@ class Retriever:
         self, query: str, vector: Float32 | None, k: int, mode: Mode, filter: Mapping[str, Any] | None
     ) -> list[Candidate]:
         view = self._current()
+        view.check_lengths()
         state = view.state
         allowed = view.live
         if filter is not None:
@@ -246,14 +274,18 @@ class Retriever:
             if view is not None and view.state.generation != state.generation:
                 view = None
             file = self.store.file(state.generation)
-            if state.rows and not file.path.is_file() and self.store.database.counter.read() > state.commit:
-                raise _StaleError
+            try:
+                vectors, whole = file.map(state.rows)
+            except IndexCorruptedError:
+                if self.store.files.acknowledged() > state.commit:
+                    raise _StaleError from None
+                raise
             words = self._segments(view)
             covered = words[-1].first + words[-1].name.rows if words else 0
             tail = view.tail if view is not None and view.tail.first == covered else Tail(covered)
             wanted = (self.store.meta("index") or {}).get("kind") == "ivf"
             live, dense = self._live(view, state), self._dense(view)
-            self._view = View(state, file.map(state.rows), live, dense, words, tail, wanted)
+            self._view = View(state, vectors, whole, live, dense, words, tail, wanted)
             return self._view
 
     def _live(self, view: View | None, state: State) -> Bits | None:
@@ -275,7 +307,7 @@ class Retriever:
             name = SegmentName(**values)
             if name.file in self._damaged:
                 break
-            found.append(opened.get(name) or Segment(self.store.folder, name))
+            found.append(opened.get(name) or Segment(self.store.files, name))
         return tuple(found)
 
     def _dense(self, view: View | None) -> Approximate | None:
@@ -285,7 +317,7 @@ class Retriever:
         checkpoint = Checkpoint(**values)
         if view is not None and view.dense is not None and view.dense.checkpoint == checkpoint:
             return view.dense
-        return Approximate(self.store.folder, checkpoint)
+        return Approximate(self.store.files, checkpoint)
 
     def _lost(self, error: DerivedFileError) -> None:
         """Go on without a derived file: a newer commit has replaced it, or it is damaged."""

@@ -8,6 +8,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -18,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import StoreError
+from qwen3_rag.index.folder import Folder
 from qwen3_rag.index.pieces import DerivedFileError, Pieces, digest_of, digests_of, mapped
 from qwen3_rag.index.text import terms_of_word, words_of
 
@@ -69,10 +71,12 @@ class Segment:
         DerivedFileError: The file is missing or not as it was written.
     """
 
-    def __init__(self, folder: Path, name: SegmentName) -> None:
+    def __init__(self, folder: Folder | Path, name: SegmentName) -> None:
         self.name, self.first = name, name.first
-        path = folder / name.file
-        raw = mapped(path, name.size)
+        folder = Folder.of(folder)
+        path = folder.path / name.file
+        self.map = mapped(folder, name.file, name.size)
+        raw = self.map.bytes
         try:
             places = json.loads(bytes(raw[len(MAGIC) : ALIGNED * 8]).split(b"\n", 1)[0])
             ends = [
@@ -122,7 +126,7 @@ class _Numbers(dict[str, int]):
 
 
 def write_segment(
-    folder: Path, generation: int, first: int, rows: int, texts: Iterable[tuple[int, str]]
+    folder: Folder | Path, generation: int, first: int, rows: int, texts: Iterable[tuple[int, str]]
 ) -> SegmentName:
     """Write a segment for `rows` passages from `first`, out of the texts of those that are there, numbers rising.
 
@@ -183,7 +187,9 @@ def _arranged(hashes: NDArray[np.uint64], rows: Any, times: Any) -> Columns:
     return terms, counts.astype(np.uint64), where, often
 
 
-def merge(folder: Path, generation: int, parts: Sequence[Segment], renumbered: Int64 | None = None) -> SegmentName:
+def merge(
+    folder: Folder | Path, generation: int, parts: Sequence[Segment], renumbered: Int64 | None = None
+) -> SegmentName:
     """One segment in place of several neighbours, in order; a slice of the terms in memory at a time.
 
     Args:
@@ -221,13 +227,15 @@ def merge(folder: Path, generation: int, parts: Sequence[Segment], renumbered: I
     return _write(folder, f"words-{generation}-{start}-{os.urandom(4).hex()}.seg", start, lengths, slices())
 
 
-def _write(folder: Path, file: str, first: int, lengths: NDArray[np.uint32], slices: Iterable[Columns]) -> SegmentName:
+def _write(
+    place: Folder | Path, file: str, first: int, lengths: NDArray[np.uint32], slices: Iterable[Columns]
+) -> SegmentName:
     """Write the columns, large ones by way of files of their own, and sync; no commit names the file yet."""
-    path = folder / file
-    spills = {key: folder / f"{file}.{key}.tmp" for key in ("rows", "times")}
+    folder = Folder.of(place)
+    spills = {key: f"{file}.{key}.tmp" for key in ("rows", "times")}
     terms, counts = [], []
     try:
-        with spills["rows"].open("wb") as rows, spills["times"].open("wb") as times:
+        with folder.create(spills["rows"]) as rows, folder.create(spills["times"]) as times:
             for found in slices:
                 terms.append(found[0])
                 counts.append(found[1])
@@ -241,31 +249,31 @@ def _write(folder: Path, file: str, first: int, lengths: NDArray[np.uint32], sli
         for (_, kind), count in zip(COLUMNS, sizes, strict=True):
             places.append((at, count))
             at = -(-(at + count * np.dtype(kind).itemsize) // ALIGNED) * ALIGNED
-        with path.open("wb") as out:
+        with folder.create(file) as out:
             out.write((MAGIC + json.dumps(places).encode() + b"\n").ljust(ALIGNED * 8, b" "))
             for (key, kind), (start, _) in zip(COLUMNS, places, strict=True):
                 out.write(b"\0" * (start - out.tell()))
                 if key in columns:
                     out.write(columns[key].astype(kind).tobytes())
                 else:
-                    with spills[key].open("rb") as source:
+                    with os.fdopen(folder.open(spills[key], os.O_RDONLY), "rb") as source:
                         while chunk := source.read(4 << 20):
                             out.write(chunk)
             out.write(b"\0" * (at - out.tell()))
-        with path.open("rb+") as out:
-            raw, blocks = np.memmap(path, dtype=np.uint8, mode="r"), _blocks(places)
+            out.flush()
+            raw, blocks = folder.map(file).bytes, _blocks(places)
             table = digests_of(raw, blocks).view(np.uint8)
-            out.seek(0, os.SEEK_END)
             out.write(table.tobytes())
             out.flush()
             os.fsync(out.fileno())
         return SegmentName(file, first, len(lengths), at + len(table), digest_of(raw[: blocks[0]], table))
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error}") from error
-    except BaseException:
-        path.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(StoreError):
+            folder.unlink(file)
+        if isinstance(error, OSError):
+            raise StoreError(f"{folder.path / file} cannot be written: {error}") from error
         raise
     finally:
-        for spill in spills.values():
-            spill.unlink(missing_ok=True)
+        with suppress(StoreError):
+            for spill in spills.values():
+                folder.unlink(spill)

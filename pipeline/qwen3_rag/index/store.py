@@ -23,7 +23,7 @@ from qwen3_rag.index.database import FILE, Database, Run
 from qwen3_rag.index.fields import Fields
 from qwen3_rag.index.passages import Passage, PassageRow, Texts
 from qwen3_rag.index.sources import SourceRow, Sources
-from qwen3_rag.index.vectors import DTYPES, ROWS, VectorFile, file_name
+from qwen3_rag.index.vectors import DTYPES, ROWS, VectorFile
 from qwen3_rag.records import Document
 
 __all__ = ["Passage", "PassageRow", "State", "Store"]
@@ -67,7 +67,7 @@ class Store:
     """
 
     def __init__(self, database: Database) -> None:
-        self.database, self.folder = database, database.folder
+        self.database, self.folder, self.files = database, database.folder, database.files
         self.snapshot, self.meta, self.set_meta = database.snapshot, database.meta, database.set_meta
         self.transaction, self.close = database.transaction, database.close
         with self.snapshot():
@@ -134,11 +134,10 @@ class Store:
 
     def file(self, generation: int) -> VectorFile:
         """The file of a generation's vectors."""
-        path = self.folder / file_name(generation)
-        found = self._file
-        if found is None or found.path != path:
-            found = self._file = VectorFile(path, self.dimensions, self.dtype)
-        return found
+        file = self._file
+        if file is None or file.generation != generation:
+            file = self._file = VectorFile(self.files, generation, self.dimensions, self.dtype)
+        return file
 
     def write(
         self,
@@ -267,7 +266,7 @@ class Store:
         with self.snapshot():
             state = self.state()
             file = self.file(state.generation)
-            vectors = file.map(state.rows)
+            vectors, _ = file.map(state.rows)
             rows = np.array(numbers, dtype=np.int64)
             file.check(vectors, np.unique(rows // ROWS), self._run)
             return vectors[rows].astype(np.float32)
@@ -322,7 +321,7 @@ class Store:
             state = self.state()
             file = self.file(state.generation)
             try:
-                vectors = file.map(state.rows)
+                vectors, _ = file.map(state.rows)
             except IndexCorruptedError as error:
                 return [*faults, str(error)]
             faults += file.faults(vectors, self._run)
@@ -342,7 +341,7 @@ class Store:
         ):
             if held.get(number, 0) != passages:
                 faults.append(f"document {name!r} has {held.get(number, 0)} passages; expected {passages}")
-            rows = self.fields.rows_of(json.loads(metadata), first, passages)
+            rows = self.fields.rows_of(json.loads(metadata), first, passages, naming=False)
             wanted += len(rows)
             faults += [f"fields of document {name!r}" for row in rows if not self._there(row)]
         if found != wanted:

@@ -49,13 +49,17 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(ARABIC_MARKS.sub("", unicodedata.normalize("NFKC", text)))
 
 
-@lru_cache(maxsize=1 << 17)
 def terms_of_word(word: str) -> tuple[str, ...]:
     """Terms under which a word is found, repeated where it repeats them."""
-    if IS_UNSPACED.match(word):
+    if not word.isascii() and IS_UNSPACED.match(word):
+        # Hardly any run comes twice: a cache would keep them all for nothing.
         return (*word, *(word[i : i + 2] for i in range(len(word) - 1)))
-    if len(word) > LONGEST:
-        return ()
+    return _terms_of_spaced(word) if len(word) <= LONGEST else ()
+
+
+@lru_cache(maxsize=1 << 15)
+def _terms_of_spaced(word: str) -> tuple[str, ...]:
+    """Terms of a word between blanks: the whole, and its parts if it is an identifier."""
     parts = [part.lower() for part in HUMPS.findall(word)]
     whole = word.replace("_", "").lower()
     if len(parts) > 1:

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import IndexCorruptedError, StoreError, UnknownNameError
+from qwen3_rag.forking import Forked
 from qwen3_rag.index import bits as sets
 from qwen3_rag.index.approximate import Approximate, Checkpoint, build
 from qwen3_rag.index.cutting import write_beside
@@ -34,7 +34,7 @@ CHUNK = 65_536  # rows copied at a time
 logger = logging.getLogger("qwen3_rag")
 
 
-class Upkeep:
+class Upkeep(Forked):
     """Makes and names the derived files of a store.
 
     Args:
@@ -43,10 +43,15 @@ class Upkeep:
     """
 
     def __init__(self, store: Store, damaged: Callable[[], frozenset[str]] = frozenset) -> None:
-        self.store, self.folder, self._damaged = store, store.folder, damaged
+        self.store, self.files, self.folder, self._damaged = store, store.files, store.folder, damaged
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        super().__init__()
+
+    def after_fork_in_child(self) -> None:
+        """Begin without the parent's thread."""
+        self._lock, self._stop, self._thread = threading.Lock(), threading.Event(), None
 
     def after_write(self) -> None:
         """Begin, in a thread, whatever has come due; returns at once."""
@@ -67,7 +72,7 @@ class Upkeep:
     def _run(self) -> None:
         def work() -> None:
             while not self._stop.is_set() and self._due(TAIL):
-                if not self._words(TAIL) and not self._dense("auto", self._recall(), None):
+                if not self._words(TAIL) and not self._dense(self._recall(), None):
                     return
 
         self._guarded(work)
@@ -75,6 +80,7 @@ class Upkeep:
     def _guarded(self, work: Callable[[], object]) -> None:
         """Do it unless another process is at it. What fails is logged: nothing is lost, searches take longer."""
         try:
+            self.files.check()
             with FileLock(str(self.folder / LOCK), timeout=0):
                 work()
                 self._sweep()
@@ -91,19 +97,18 @@ class Upkeep:
             state = self.store.state()
             if state.rows - self._covered() >= tail:
                 return True
-            return self._dense_due(state, "auto")
+            return self._dense_due(state)
 
     def _covered(self) -> int:
         words = self.store.meta("words") or []
         return int(words[-1]["first"] + words[-1]["rows"]) if words else 0
 
-    def _dense_due(self, state: State, kind: str) -> bool:
-        wanted = self.store.meta("index") or {"kind": "auto"}
-        if kind == "auto":
-            kind = wanted["kind"]
-        if kind == "flat" or (kind == "auto" and state.live < APPROXIMATE_FROM):
+    def _dense_due(self, state: State) -> bool:
+        policy = self.store.meta("index") or {"kind": "auto"}
+        if policy["kind"] == "flat" or (policy["kind"] == "auto" and state.live < APPROXIMATE_FROM):
             return False
-        if wanted.get("hopeless", 0) * 2 > state.live and kind == "auto":
+        # So many passages were tried in vain: with as many again it may be another matter.
+        if policy.get("hopeless", 0) * 2 > state.live:
             return False
         dense = self.store.meta("dense")
         if dense is None or dense["file"] in self._damaged():
@@ -127,7 +132,7 @@ class Upkeep:
         while len(run := _alike(self._names())) > 1 and not self._stop.is_set():
             with self.store.snapshot():
                 state, names = self.store.state(), self._names()
-                merged = merge(self.folder, state.generation, [Segment(self.folder, name) for name in run])
+                merged = merge(self.files, state.generation, [Segment(self.files, name) for name in run])
             places = [i for i, name in enumerate(names) if name in run]
             if not self._name_words(state, names, [*names[: places[0]], merged, *names[places[-1] + 1 :]]):
                 break
@@ -138,11 +143,11 @@ class Upkeep:
         """Write a segment, a large one in a process of its own."""
         beside = None
         if rows >= WORTH_A_PROCESS:
-            beside = write_beside(self.folder, state.generation, first, rows)
+            beside = write_beside(self.files, state.generation, first, rows)
         if beside is not None:
             return beside
         with self.store.snapshot():
-            return write_segment(self.folder, state.generation, first, rows, self.store.searched(first, first + rows))
+            return write_segment(self.files, state.generation, first, rows, self.store.searched(first, first + rows))
 
     def _names(self) -> list[SegmentName]:
         """The segments that are named and not known to be damaged; what follows a damaged one is made anew with it."""
@@ -162,20 +167,20 @@ class Upkeep:
         if not fits:
             for name in new:
                 if name not in old:
-                    (self.folder / name.file).unlink(missing_ok=True)
+                    self.files.unlink(name.file)
         return fits
 
-    def _dense(self, kind: str, recall: float, queries: NDArray[np.float32] | None) -> bool:
+    def _dense(self, recall: float, queries: NDArray[np.float32] | None, *, due: bool = False) -> bool:
         """Make the approximate index if it is due; whether it was made."""
         with self.store.snapshot():
             state = self.store.state()
-            if not self._dense_due(state, kind) and kind != "ivf":
+            if not due and not self._dense_due(state):
                 return False
             vectors = self._checked_rows(state)
             live = self.store.live(state)
         rows = state.rows // 8 * 8  # so that the tail begins at a whole byte of a set of rows
         memory = int((self.store.meta("settings") or {}).get("index_memory", 1024)) << 20
-        found = build(self.folder, vectors[:rows], state.generation, live, recall, queries, self._stop, memory)
+        found = build(self.files, vectors[:rows], state.generation, live, recall, queries, self._stop, memory)
         if self._stop.is_set() and found is None:
             return False
         with self.store.transaction():
@@ -186,12 +191,12 @@ class Upkeep:
                 wanted = self.store.meta("index") or {"kind": "auto", "recall": recall}
                 self.store.database.put("index", {**wanted, "hopeless": state.live})
         if not fits and found is not None:
-            (self.folder / found.file).unlink(missing_ok=True)
+            self.files.unlink(found.file)
         return fits and found is not None
 
     def _checked_rows(self, state: State) -> NDArray[Any]:
         file = self.store.file(state.generation)
-        vectors = file.map(state.rows)
+        vectors, _ = file.map(state.rows)
         file.check(vectors, None, self.store.database.run)
         return vectors
 
@@ -205,38 +210,44 @@ class Upkeep:
 
         Raises:
             UnknownNameError: Another kind of index.
-            StoreLockedError: Another process writes or renews indexes.
+            StoreLockedError: Another process writes for more than an hour.
+            StoreReadOnlyError: This process may not write the store.
         """
         if index not in INDEXES:
             raise UnknownNameError("index", index, list(INDEXES))
+        self.store.database.require_writable()
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         self._stop.clear()
+        self.files.check()
         with FileLock(str(self.folder / LOCK)):
-            with self.store.transaction():
-                self.store.database.put("index", {"kind": index, "recall": recall})
-                if index == "flat":
-                    self.store.database.put("dense", None)
-            self._compact()
-            self._words(1)
-            self._merge_all()
-            if index == "ivf" or (index == "auto" and self.store.state().live >= APPROXIMATE_FROM):
-                self._dense("ivf", recall, queries)
-            self.store.database.shrink()
-            self._sweep()
+            try:
+                with self.store.transaction():
+                    self.store.database.put("index", {"kind": index, "recall": recall})
+                    if index == "flat":
+                        self.store.database.put("dense", None)
+                self._compact()
+                self._words(1)
+                self._merge_all()
+                if index == "ivf" or (index == "auto" and self.store.state().live >= APPROXIMATE_FROM):
+                    self._dense(recall, queries, due=True)
+                self.store.database.shrink()
+            finally:
+                with suppress(StoreError, OSError):
+                    self._sweep()
 
     def _merge_all(self) -> None:
         with self.store.snapshot():
             state, names = self.store.state(), self._names()
             if len(names) < 2:
                 return
-            merged = merge(self.folder, state.generation, [Segment(self.folder, name) for name in names])
+            merged = merge(self.files, state.generation, [Segment(self.files, name) for name in names])
         self._name_words(state, names, [merged])
 
     def _compact(self) -> None:
         """Number the passages anew, without those that were removed: new files, then one commit that names them."""
-        made: list[Path] = []
+        made: list[str] = []
         try:
             with self.store.transaction() as run:
                 state = self.store.state()
@@ -248,28 +259,29 @@ class Upkeep:
                 renumbered = np.full(state.rows, -1, dtype=np.int64)
                 renumbered[kept] = np.arange(len(kept))
                 generation = state.generation + 1
-                made.append(self.folder / file_name(generation))
+                made.append(file_name(generation))
                 run("DELETE FROM blocks")
                 with self.store.file(generation).appending(0, self.store.database) as append:
                     for start in range(0, len(kept), CHUNK):
                         append(vectors[kept[start : start + CHUNK]])
                 words = self._renumbered_words(generation, renumbered)
-                made += [self.folder / name.file for name in words]
+                made += [name.file for name in words]
                 self._renumber(run, renumbered)
                 put = self.store.database.put
                 for key, value in {"generation": generation, "rows": len(kept), "removed": 0, "dense": None}.items():
                     put(key, value)
                 put("words", [name.describe() for name in words])
         except BaseException:
-            for path in made:
-                path.unlink(missing_ok=True)
+            with suppress(StoreError, OSError):
+                for name in made:
+                    self.files.unlink(name)
             raise
 
     def _renumbered_words(self, generation: int, renumbered: NDArray[np.int64]) -> list[SegmentName]:
         with suppress(IndexCorruptedError):
-            segments = [Segment(self.folder, name) for name in self._names()]
+            segments = [Segment(self.files, name) for name in self._names()]
             if segments:
-                return [merge(self.folder, generation, segments, renumbered)]
+                return [merge(self.files, generation, segments, renumbered)]
         return []
 
     def _renumber(self, run: Run, renumbered: NDArray[np.int64]) -> None:
@@ -292,23 +304,22 @@ class Upkeep:
             state = self.store.state()
             dense, words = self.store.meta("dense"), self.store.meta("words") or []
         named = {values["file"] for values in [*words, *([dense] if dense else [])]} | {file_name(state.generation)}
-        for pattern in ("words-*", "dense-*", "vectors-*"):
-            for path in self.folder.glob(pattern):
-                if path.name not in named:
-                    with suppress(OSError):
-                        path.unlink()
+        for name in self.files.names():
+            if name.startswith(("words-", "dense-", "vectors-")) and name not in named:
+                with suppress(OSError):
+                    self.files.unlink(name)
 
     def verify(self) -> list[str]:
         """Derived files that are not as they were written, in words."""
         faults = []
         for values in self.store.meta("words") or []:
             try:
-                Segment(self.folder, SegmentName(**values)).pieces.check_all()
+                Segment(self.files, SegmentName(**values)).pieces.check_all()
             except IndexCorruptedError as error:
                 faults.append(str(error))
         if values := self.store.meta("dense"):
             try:
-                Approximate(self.folder, Checkpoint(**values)).pieces.check_all()
+                Approximate(self.files, Checkpoint(**values)).pieces.check_all()
             except IndexCorruptedError as error:
                 faults.append(str(error))
         return faults

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import IndexCorruptedError, StoreError
-from qwen3_rag.index.counter import sync_folder
 from qwen3_rag.index.database import Database, Run
+from qwen3_rag.index.folder import Folder, Mapped
 
 __all__ = ["DTYPES", "ROWS", "VectorFile", "file_name"]
 
@@ -36,13 +35,16 @@ class VectorFile:
     """One generation's file of rows.
 
     Args:
-        path: The file.
+        folder: The store's.
+        generation: Which file of it.
         dimensions: Values in a row.
         dtype: Type of a value, one of DTYPES.
     """
 
-    def __init__(self, path: Path, dimensions: int, dtype: np.dtype[Any]) -> None:
-        self.path, self.dimensions, self.dtype = path, dimensions, dtype
+    def __init__(self, folder: Folder, generation: int, dimensions: int, dtype: np.dtype[Any]) -> None:
+        self.folder, self.generation, self.dimensions, self.dtype = folder, generation, dimensions, dtype
+        self.name = file_name(generation)
+        self.path = folder.path / self.name
         self.width = dimensions * dtype.itemsize
         # Full blocks never change once they are named, so one look at each is enough for a process.
         self._seen: NDArray[np.bool_] = np.zeros(0, dtype=bool)
@@ -61,7 +63,10 @@ class VectorFile:
         block, inside = divmod(before, ROWS)
         digests: list[tuple[int, int]] = []
         try:
-            with self.path.open("r+b" if before else "wb") as file:
+            handle = self.folder.open(self.name, os.O_RDWR | (0 if before else os.O_CREAT))
+            with os.fdopen(handle, "r+b") as file:
+                if not before:
+                    file.truncate()
                 pending = b""
                 if inside:
                     file.seek(block * size)
@@ -89,7 +94,7 @@ class VectorFile:
             raise StoreError(f"{self.path} cannot be written: {error}") from error
         database.many("INSERT OR REPLACE INTO blocks VALUES (?, ?)", digests)
         if not before:
-            sync_folder(self.path.parent)
+            self.folder.sync()
 
     def _compare(self, block: int, raw: bytes, run: Run) -> None:
         digest = run("SELECT digest FROM blocks WHERE block = ?", (block,)).get
@@ -99,21 +104,19 @@ class VectorFile:
     def _damaged(self, block: int) -> IndexCorruptedError:
         return IndexCorruptedError(f"{self.path}: rows {block * ROWS} to {block * ROWS + ROWS - 1} are not as written")
 
-    def map(self, rows: int) -> NDArray[Any]:
-        """The first `rows` rows, (rows, dimensions), mapped and not yet checked.
+    def map(self, rows: int) -> tuple[NDArray[Any], Mapped | None]:
+        """The first `rows` rows, (rows, dimensions), mapped and not yet checked, and the map they lie in.
 
         Raises:
             IndexCorruptedError: The file is missing or too short.
         """
         if rows == 0:
-            return np.empty((0, self.dimensions), dtype=self.dtype)
+            return np.empty((0, self.dimensions), dtype=self.dtype), None
         try:
-            size = self.path.stat().st_size
-            if size >= rows * self.width:
-                return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(rows, self.dimensions))
-        except FileNotFoundError:
-            size = 0
-        raise IndexCorruptedError(f"{self.path} has {size} bytes; expected at least {rows * self.width}")
+            whole = self.folder.map(self.name, rows * self.width)
+        except FileNotFoundError as error:
+            raise IndexCorruptedError(f"{self.path} has 0 bytes; expected at least {rows * self.width}") from error
+        return whole.bytes.view(self.dtype).reshape(rows, self.dimensions), whole
 
     def check(self, vectors: NDArray[Any], blocks: Int64 | None, run: Run) -> None:
         """Compare blocks of mapped rows with their digests as of the snapshot, those not seen before; None is all.

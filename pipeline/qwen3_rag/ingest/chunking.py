@@ -70,6 +70,7 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
     """
     text = parsed.document.text
     sections = [s for s in parsed.parts if not (s.kind == "table" and tables == "drop")]
+    rows: dict[Section, tuple[int, str]] = {}
     cuts = []
     for group in _groups(sections, starts, size):
         pieces = [piece for number in group for piece in _pieces(text, starts, sections, number, size, tables)]
@@ -77,7 +78,7 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
             start, stop = _stripped(text, pieces[first].start, pieces[last - 1].stop)
             if start < stop:
                 within = sorted({piece.section for piece in pieces[first:last]})
-                above = _heading(text, [sections[number] for number in within], start, tables)
+                above = _heading(text, [sections[number] for number in within], start, tables, rows)
                 cuts.append(Cut(start, stop, above, parsed.page(start)))
     return cuts
 
@@ -109,15 +110,23 @@ def _belong(last: Section, section: Section, short: bool) -> bool:
     return short and (one[:-1] == other[:-1] or one == other[: len(one)] or other == one[: len(other)])
 
 
-def _heading(text: str, sections: Sequence[Section], start: int, tables: str) -> str | None:
-    """Headings common to the sections of a passage; in the midst of a table its first row as well."""
+def _heading(
+    text: str, sections: Sequence[Section], start: int, tables: str, rows: dict[Section, tuple[int, str]]
+) -> str | None:
+    """Headings common to the sections of a passage; in the midst of a table its first row as well.
+
+    `rows` keeps the length and heading of each table's first row, so that a long table is looked through once.
+    """
     # What the first and the last in order of names have in common, all have.
     ends = (min(s.headings for s in sections), max(s.headings for s in sections))
     path = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
     first = sections[0]
     if tables == "rows" and first.kind == "table" and start > first.start:
-        row = text[first.start : first.stop].lstrip("\n").partition("\n")[0].strip()
-        path += [heading(row)] if start > first.start + len(row) else []
+        if first not in rows:
+            row = text[first.start : first.stop].lstrip("\n").partition("\n")[0].strip()
+            rows[first] = len(row), heading(row)
+        length, line = rows[first]
+        path += [line] if start > first.start + length else []
     return path_of(path)
 
 

@@ -9,18 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen3_rag.arguments import shown
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.index.passages import PassageRow
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.chunking import Cut, chunk, token_starts
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.models.embedder import EmbedderProtocol
-from qwen3_rag.records import Document, IndexReport, titled
+from qwen3_rag.records import Document, IndexReport, same_as_stored, titled
 from qwen3_rag.settings import Settings
 
-__all__ = ["BATCH", "Prepared", "add_documents", "add_with_vectors", "as_documents", "prepare", "vectors_of"]
+__all__ = [
+    "BATCH",
+    "Prepared",
+    "add_documents",
+    "add_with_vectors",
+    "as_documents",
+    "not_unit",
+    "prepare",
+    "vectors_of",
+]
 
 BATCH = 256  # passages embedded at once and written in one commit when files are read
+UNIT = 1e-2  # by which a norm may differ from 1: rounding to float16 stays well below, forgotten normalisation above
 DIGEST = 16  # bytes of a text's digest: enough that no two texts of a store ever meet
 
 logger = logging.getLogger("qwen3_rag")
@@ -51,8 +62,8 @@ class Prepared:
         ]
 
 
-def as_documents(documents: Iterable[Document]) -> list[Document]:
-    """The documents as a list, the last of each id; repeated ids are logged.
+def as_documents(documents: Iterable[Document], once: bool = False) -> list[Document]:
+    """The documents as a list, the last of each id; repeated ids are logged, or with `once` an error.
 
     Raises:
         InvalidArgumentError: A text or a single document instead of a list, or something else among them.
@@ -63,7 +74,11 @@ def as_documents(documents: Iterable[Document]) -> list[Document]:
     repeated = 0
     for position, document in enumerate(documents):
         if not isinstance(document, Document):
-            raise InvalidArgumentError(f"documents[{position}] is {str(document)[:80]!r}; expected a Document")
+            raise InvalidArgumentError(f"documents[{position}] is {shown(document)[:80]}; expected a Document")
+        if once and document.id in by_id:
+            raise InvalidArgumentError(
+                f"documents[{position}] repeats the id {document.id!r}; expected each id once with vectors="
+            )
         repeated += document.id in by_id
         by_id[document.id] = document
     if repeated:
@@ -71,12 +86,28 @@ def as_documents(documents: Iterable[Document]) -> list[Document]:
     return list(by_id.values())
 
 
+def not_unit(rows: NDArray[np.floating[Any]]) -> tuple[int, float] | None:
+    """The first row (n, dimensions) that is no unit vector, and its norm; None if all are."""
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32, casting="same_kind"))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is within nothing
+    return (int(wrong[0]), float(norms[wrong[0]])) if len(wrong) else None
+
+
 def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArray[Any]) -> IndexReport:
-    """Write documents in one commit, each a single passage with the vector (n, dimensions) given for it."""
+    """Write documents in one commit, each a single passage with its row of `vectors` (n, dimensions).
+
+    Raises:
+        InvalidArgumentError: Another shape, or a row that is no unit vector; nothing is written.
+    """
     rows = np.asarray(vectors)
     if rows.shape != (len(documents), store.dimensions) or rows.dtype.kind != "f":
         raise InvalidArgumentError(
             f"vectors has shape {rows.shape} of {rows.dtype}; expected ({len(documents)}, {store.dimensions}) of floats"
+        )
+    if (wrong := not_unit(rows)) is not None:
+        raise InvalidArgumentError(
+            f"vectors[{wrong[0]}] has norm {wrong[1]:.4g}; expected unit vectors: divide each row by its norm"
         )
     passages = (
         (d, [PassageRow(0, len(d.text), _digest(titled(d.title, d.text) if store.titles else d.text), row)])
@@ -109,7 +140,7 @@ def add_documents(
 ) -> IndexReport:
     """Write documents in one commit; those the store has as they are cost nothing, and no text is embedded twice."""
     held = dict(zip((d.id for d in documents), store.get([d.id for d in documents]), strict=True))
-    new = [document for document in documents if held[document.id] != document]
+    new = [document for document in documents if not same_as_stored(document, held[document.id])]
     if not new:
         return IndexReport(unchanged=len(documents))
     prepared = [prepare(Parsed(document), embedder, settings) for document in new]
@@ -137,7 +168,13 @@ def vectors_of(
     missing = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in vectors}
     if missing:
         embedded = embed(list(missing.values()))
-        if not np.isfinite(embedded).all() or embedded.shape != (len(missing), embedder.dimensions):
-            raise ModelError(f"the embedder gave vectors of shape {embedded.shape}, or NaN; expected unit rows")
+        if embedded.shape != (len(missing), embedder.dimensions):
+            raise ModelError(
+                f"the embedder returned vectors of shape {embedded.shape}; "
+                f"expected {(len(missing), embedder.dimensions)}"
+            )
+        if (wrong := not_unit(embedded)) is not None:
+            text = list(missing.values())[wrong[0]]
+            raise ModelError(f"the embedder returned a vector of norm {wrong[1]:.4g} for {text[:60]!r}; expected 1")
         vectors |= dict(zip(missing, embedded, strict=True))
     return vectors, len(missing)

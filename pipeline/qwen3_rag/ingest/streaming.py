@@ -27,7 +27,7 @@ from qwen3_rag.ingest.planning import NOTHING_TO_READ, digest_of, row_of, still
 from qwen3_rag.ingest.readers import has_reader, read, reader_of
 from qwen3_rag.ingest.walking import Found
 from qwen3_rag.models.embedder import EmbedderProtocol
-from qwen3_rag.records import Document, IndexReport
+from qwen3_rag.records import Document, IndexReport, same_as_stored
 from qwen3_rag.settings import Settings
 
 __all__ = ["Stream"]
@@ -273,7 +273,9 @@ class Stream:
         names = [parsed.document.id for parsed in group]
         held = dict(zip(names, self.store.get(names), strict=True))
         new = {
-            parsed.document.id: parsed for parsed in group if self.reread or held[parsed.document.id] != parsed.document
+            parsed.document.id: parsed
+            for parsed in group
+            if self.reread or not same_as_stored(parsed.document, held[parsed.document.id])
         }
         prepared = {name: prepare(parsed, self.embedder, self.settings) for name, parsed in new.items()}
         report = IndexReport(documents=len(new), unchanged=len(held) - len(new))

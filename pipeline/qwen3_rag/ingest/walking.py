@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from qwen3_rag.arguments import text_list
+from qwen3_rag.arguments import as_path, text_list
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 from qwen3_rag.index.database import FILE
 
@@ -83,7 +83,7 @@ class Walk:
         """
         found = []
         for given in paths:
-            path = Path(given).absolute()
+            path = as_path(given, "path").absolute()
             try:
                 path = path.resolve(strict=True)
                 path.stat()

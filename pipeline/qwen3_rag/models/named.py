@@ -3,6 +3,7 @@
 import importlib
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,7 +19,11 @@ Running = TypeVar("Running", bound=Loaded)
 
 
 class NamedModel(Generic[Running]):
-    """Arguments of a model, and the runtime with its weights once they are needed. Arguments as in the subclasses."""
+    """Arguments of a model, and the runtime with its weights once they are needed. Arguments as in the subclasses.
+
+    A copy or a pickle is the arguments alone, a local folder by its full path: it loads the weights at its own first
+    use.
+    """
 
     kind: ClassVar[Kind]
 
@@ -49,6 +54,16 @@ class NamedModel(Generic[Running]):
         self.runtime_options = check_options(runtime_options, self.kind, runtime)
         self.revision = self.source.revision
         self._loaded: Running | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"source": replace(self.source, model=self.source.absolute), "_loaded": None}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # The source is checked again: where a pickle arrives, a local folder may not exist.
+        self.__dict__.update(state | {"source": replace(state["source"])})
         self._lock = threading.Lock()
 
     @property

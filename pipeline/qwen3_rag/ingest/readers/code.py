@@ -1,7 +1,7 @@
 """Source code, cut at functions and classes by tree-sitter's grammars, at blank lines where there is no grammar."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -67,14 +67,16 @@ def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]
     stack: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
     while stack:
         node, path = stack.pop()
-        for child in node.named_children:
+        # A list, as tree-sitter goes through all children anew to find a sibling.
+        children = node.named_children
+        for place, child in enumerate(children):
             inner = child
             while inner.type in WRAPPERS and (defined := [n for n in inner.named_children if _defines(n)]):
                 inner = defined[0]
             if _defines(inner):
                 own = (*path, heading(_name(inner, raw)))[:DEEPEST]
-                yield _with_comments(child, raw), own
-                if child.next_named_sibling is not None:
+                yield _with_comments(children, place, raw), own
+                if place + 1 < len(children):
                     yield _line_after(child.end_byte, raw), path
                 stack.append((inner, own))
             elif child.named_child_count and child.type not in ("comment", "string"):
@@ -93,12 +95,13 @@ def _name(node: Any, raw: bytes) -> str:
     return raw[named.start_byte : named.end_byte].decode() if named is not None else node.type.replace("_", " ")
 
 
-def _with_comments(node: Any, raw: bytes) -> int:
+def _with_comments(nodes: Sequence[Any], place: int, raw: bytes) -> int:
     """First byte of the line where a definition begins, comments right above it included."""
-    before = node.prev_named_sibling
-    while before is not None and "comment" in before.type and before.end_point[0] + 1 >= node.start_point[0]:
-        node, before = before, before.prev_named_sibling
-    return raw.rfind(b"\n", 0, node.start_byte) + 1
+    while place and "comment" in nodes[place - 1].type:
+        if nodes[place - 1].end_point[0] + 1 < nodes[place].start_point[0]:
+            break
+        place -= 1
+    return raw.rfind(b"\n", 0, nodes[place].start_byte) + 1
 
 
 def _line_after(place: int, raw: bytes) -> int:

@@ -24,6 +24,7 @@ _BOILERPLATE = (
 LEFT_OUT, ROLES, BLOCKS, BOILERPLATE = (
     frozenset(names.split()) for names in (_LEFT_OUT, _ROLES, _BLOCKS, _BOILERPLATE)
 )
+CONTENT = frozenset(("main", "article", "section"))
 OF_THE_PAGE = frozenset(("header", "footer", "aside"))  # unless they lie in an article or in the page's main part
 CHARSET = re.compile(rb"""(?i)<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""")
 LONGEST_CELL = 1000  # characters; a table with longer ones is there for its looks
@@ -72,15 +73,16 @@ class _Walk:
         self.longest = len(root.text()) // 2  # characters that boilerplate may have
 
     def read(self) -> None:
-        stack: list[tuple[Any, bool]] = [(self.root, False)]
+        # With each node, whether it lies in the page's content: to climb to it from each would take too long.
+        stack: list[tuple[Any, bool, bool]] = [(self.root, False, _in_content(self.root))]
         while stack:
-            node, leaving = stack.pop()
+            node, leaving, content = stack.pop()
             tag = node.tag
             if leaving:
                 self.flush()
             elif tag == "-text":
                 self.line.append(node.text_content or "")
-            elif tag in LEFT_OUT or tag.startswith("-") or self.boilerplate(node):
+            elif tag in LEFT_OUT or tag.startswith("-") or self.boilerplate(node, content):
                 continue
             elif tag == "math":
                 self.line.append(_formula(node))
@@ -98,13 +100,14 @@ class _Walk:
             else:
                 if tag in BLOCKS:
                     self.flush()
-                    stack.append((node, True))
+                    stack.append((node, True, content))
                 if tag in ("td", "th"):
                     self.line.append(" ")
                 if tag == "tr":
                     self.flush()
                 children = list(node.iter(include_text=True))
-                stack += [(child, False) for child in reversed(children)]
+                within = content or tag in CONTENT
+                stack += [(child, False, within) for child in reversed(children)]
         self.flush()
 
     def flush(self) -> None:
@@ -113,11 +116,11 @@ class _Walk:
         self.line = []
         self.builder.block(SPACE.sub(" ", " ".join(lines)))
 
-    def boilerplate(self, node: Any) -> bool:
+    def boilerplate(self, node: Any, content: bool) -> bool:
         """Whether a part of the page is not of its content."""
         if node is self.root:
             return False
-        if node.tag in OF_THE_PAGE and self.root.tag not in ("main", "article") and not _in_content(node):
+        if node.tag in OF_THE_PAGE and not content and self.root.tag not in ("main", "article"):
             return True
         attributes = node.attributes
         if not attributes:
@@ -133,7 +136,7 @@ class _Walk:
 
 def _in_content(node: Any) -> bool:
     while (node := node.parent) is not None:
-        if node.tag in ("main", "article", "section"):
+        if node.tag in CONTENT:
             return True
     return False
 

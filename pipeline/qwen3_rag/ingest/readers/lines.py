@@ -48,7 +48,8 @@ def record_document(record: Mapping[str, Any], place: str, source: str) -> Docum
     if not isinstance(metadata, dict):
         raise IngestError(f"{place}: metadata is {str(metadata)[:60]!r}; expected an object")
     more = {key: value for key, value in record.items() if key not in KNOWN_KEYS}
-    name = record.get("_id", record.get("id"))
+    name: Any = record.get("_id")
+    name = record.get("id") if name is None else name
     try:
         return Document(
             record["text"],

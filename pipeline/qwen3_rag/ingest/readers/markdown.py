@@ -13,7 +13,7 @@ from qwen3_rag.records import Document
 __all__ = ["markdown"]
 
 FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*\r?\n", re.DOTALL)
-TITLE = re.compile(r"^title:[ \t]*(['\"]?)(.+?)\1[ \t]*\r?$", re.MULTILINE)
+TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 KINDS: dict[str, Kind] = {"fence": "code", "table_open": "table"}
 
 
@@ -24,11 +24,11 @@ def markdown(file: File) -> Iterator[Parsed]:
         return
     front = FRONT_MATTER.match(text)
     begin = front.end() if front else 0
-    named = TITLE.search(front.group(1) or "") if front else None
+    named = _named(front.group(1) or "") if front else None
     # Places where something begins: (character, level of a heading, heading) or (character, 0, kind).
     marks = list(_marks(text, begin))
     first = next((said for _, level, said in marks if level), None)
-    title = named.group(2) if named else first or file.stem
+    title = named or first or file.stem
     outline = Outline()
     sections = []
     places = [(begin, 0, "prose"), *marks, (len(text), 0, "prose")]
@@ -41,6 +41,13 @@ def markdown(file: File) -> Iterator[Parsed]:
     yield Parsed(Document(text, title=title[:200]), tuple(sections))
 
 
+def _named(front: str) -> str | None:
+    """The title in the front matter, without its quotes."""
+    match = TITLE.search(front)
+    said = match.group(1).strip() if match else ""
+    return said[1:-1] if len(said) > 2 and said[0] in "'\"" and said[0] == said[-1] else said or None
+
+
 def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
     """Beginnings of headings, listings and tables, and of what follows the latter two."""
     body = text[begin:]
@@ -49,7 +56,7 @@ def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
     markdown = MarkdownIt("commonmark").enable("table")
     # What is within a paragraph does not matter, and parsing that takes longest.
     tokens = markdown.disable("inline").parse(body)
-    for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, inside in zip(tokens, [*tokens, None][1:], strict=True):
         if token.map is None or token.level:
             continue
         start, stop = (lines[min(line, len(lines) - 1)] for line in token.map)

@@ -9,7 +9,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "EmbeddingRuntime", "Loaded", "Progress", "Reading", "RerankRuntime", "Until", "planned"]
+from qwen3_rag.errors import ModelError
+
+__all__ = [
+    "NEVER",
+    "EmbeddingRuntime",
+    "Loaded",
+    "Progress",
+    "Reading",
+    "RerankRuntime",
+    "Until",
+    "planned",
+    "reading_of",
+]
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -58,6 +70,29 @@ class Reading:
     def read(self) -> NDArray[np.bool_]:
         """Which candidates have a score."""
         return ~np.isnan(self.log_odds)
+
+
+def reading_of(log_odds: Float32, read: int, truncated: int, until: Until) -> Reading:
+    """What a single model made of its candidates; `stopped` only where some were left unread.
+
+    Args:
+        log_odds: float32 (n,), NaN where a candidate was not read.
+        read: How many were read.
+        truncated: How many different texts were cut to fit.
+        until: Why the others were not.
+
+    Raises:
+        ModelError: The model gave a score that is not a finite number.
+    """
+    finite = int(np.isfinite(log_odds).sum())
+    if finite != read:
+        raise ModelError(
+            f"{read - finite} of {read} log-odds are not numbers (NaN or infinite): damaged weights, or a dtype too "
+            "narrow"
+        )
+    # A cancel event that its owner has cleared again still was the reason.
+    stopped = None if read == len(log_odds) else until.reached or "cancelled"
+    return Reading(log_odds, np.zeros(len(log_odds), dtype=np.int64), truncated, stopped)
 
 
 class Planned(Protocol):

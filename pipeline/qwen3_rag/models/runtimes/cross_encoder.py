@@ -15,7 +15,7 @@ from torch import nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.loading import check_length, head_of, quiet_loading
-from qwen3_rag.models.runtimes import NEVER, Progress, Reading, Until
+from qwen3_rag.models.runtimes import NEVER, Progress, Reading, Until, reading_of
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of
 from qwen3_rag.models.runtimes.sentence import NeutralText, open_library_model
 from qwen3_rag.models.tokens import Tokens
@@ -152,7 +152,7 @@ class SentenceReranker:
         for query in dict.fromkeys(query for query, _ in pairs):
             self.input.check(instruction, query)
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
-        truncated, size = 0, self.batch_size * WINDOW
+        truncated, read, size = 0, 0, self.batch_size * WINDOW
         for start in range(0, len(pairs), size):
             if until.reached:
                 break
@@ -162,9 +162,10 @@ class SentenceReranker:
                 if until.reached:
                     break
                 log_odds[[start + i for i in chunk]] = self._scores([rows[i] for i in chunk])
+                read += len(chunk)
                 if progress:
                     progress(len(chunk))
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, until.reached)
+        return reading_of(log_odds, read, truncated, until)
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -12,7 +12,7 @@ from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.decoder import load_decoder
 from qwen3_rag.models.loading import check_length, head_of
 from qwen3_rag.models.packing import Prefix, Segment
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until, reading_of
 from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
 
@@ -108,17 +108,17 @@ class NativeReranker:
     ) -> Reading:
         """Log-odds of pairs; those of one query share its part of the computation."""
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
-        truncated = 0
+        truncated = read = 0
         for start in range(0, len(pairs), SLICE):
             part = slice(start, start + SLICE)
             segments, cut = self._segments(instruction, pairs[part])
             truncated += cut
             for batch, states in self.decoder.last_states(segments, until):
                 log_odds[part][batch] = states @ self.direction
+                read += len(batch)
                 if progress:
                     progress(len(batch))
-        stopped = until.reached if np.isnan(log_odds).any() else None
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
+        return reading_of(log_odds, read, truncated, until)
 
     def _segments(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Segment], int]:
         """A segment for each pair, and how many documents were cut."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.models.loading import check_length, choose_device, choose_dtype, load_model, load_weights
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until, reading_of
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.tokens import Tokens
 
@@ -63,15 +63,16 @@ class OfficialReranker:
             rest, cut = self.input.documents([document], self.input.room(head))
             sequences.append(head + rest[0])
             truncated += cut
-        log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
+        log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
         for chunk in _chunks(len(pairs), self.batch_size):
             if until.reached:
                 break
             batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
             log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
+            read += len(chunk)
             if progress:
                 progress(len(chunk))
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, until.reached)
+        return reading_of(log_odds, read, truncated, until)
 
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
 from qwen3_rag.models.loading import choose_dtype
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until, reading_of
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.runtimes.sequences import pair_ids
 from qwen3_rag.models.tokens import Tokens
@@ -168,22 +168,15 @@ class VllmReranker:
     ) -> Reading:
         """Log-odds of pairs; equal beginnings of neighbouring pairs are computed once."""
         sequences, truncated = pair_ids(self.input, instruction, pairs)
-        log_odds = self.score_ids(sequences, until, progress)
-        stopped = until.reached if np.isnan(log_odds).any() else None
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
-
-    def score_ids(
-        self, sequences: Sequence[Sequence[int]], until: Until = NEVER, progress: Progress | None = None
-    ) -> Float32:
-        """Log-odds (n,) of whole inputs as token ids; NaN where `until` came first."""
-        log_odds = np.full(len(sequences), np.nan, dtype=np.float32)
+        log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
         for part, rows in self.engine.rows(sequences, until):
             if rows.shape[1] != 1:
                 raise ModelError(f"vLLM gave {rows.shape[1]} values for a pair; expected 1, of a one-label classifier")
             log_odds[list(part)] = rows[:, 0]
+            read += len(part)
             if progress:
                 progress(len(part))
-        return log_odds
+        return reading_of(log_odds, read, truncated, until)
 
 
 class VllmEmbedder:
