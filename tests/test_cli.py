@@ -138,6 +138,48 @@ def test_a_pipe_that_closes_early_is_no_error(store: Path) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "get {store} " + "large " * 40,
+        "get {store} --json " + "large " * 40,
+        "search {store} moon --json --no-rerank",
+        "-q search {store} moon --no-rerank",
+        "info {store}",
+        "config",
+        "--help",
+    ],
+)
+def test_head_in_a_pipe_prints_nothing_on_stderr(store: Path, tmp_path: Path, command: str) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    if "large" in command:
+        (tmp_path / "large.jsonl").write_text(json.dumps({"_id": "large", "text": "a line of text\n" * 40_000}))
+        run("index", tmp_path / "large.jsonl", "--store", copy)
+    python = f"{sys.executable} -c 'from qwen3_rag.cli import main; main()'"
+    # The reader is gone before the first line is written, or after it has read that.
+    for reader in ("true", "head -1"):
+        piped = f"{python} {command.replace('{store}', str(copy))} | {reader} > {tmp_path / 'out'}"
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", piped], capture_output=True, text=True)
+        said = [line for line in done.stderr.splitlines() if not line.startswith("INFO ")]
+        assert (said, done.returncode in (0, 1)) == ([], True)
+
+
+def test_home_folders_are_expanded_on_the_command_line(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    (tmp_path / "a.txt").write_text("A text at home.")
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = run("index", "~/a.txt", "--store", "~/store", **home)
+    assert "1 documents written" in done.stdout
+    assert "documents: 4" in run("info", "~/store", **home).stdout
+    (tmp_path / "own.toml").write_text("[search]\ntop-k = 3\n")
+    assert "own.toml" in run("--config", "~/own.toml", "config", **home).stdout
+    (tmp_path / "questions.txt").write_text("moon\n")
+    assert "passages" in run("optimize", "~/store", "--queries", "~/questions.txt", **home).stdout
+    (tmp_path / "reader.py").write_text("print('reader was run')")
+    assert "reader was run" in run("sync", "~/a.txt", "--store", "~/store", "--reader", "~/reader.py", **home).stdout
+
+
 def test_shells_complete_commands_and_options() -> None:
     script = Path(sys.executable).parent / "qwen3-rag"
 

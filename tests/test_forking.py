@@ -173,3 +173,32 @@ forked(store.count)
         assert line.startswith("child: StoreError")
         assert "was in use by another thread when this process was forked" in line
     assert lines[3:] == ["parent: (1, 1)", "child: (1, 1)"]
+
+
+def test_a_model_loaded_before_a_fork_is_an_error_in_the_child_and_one_loaded_after_it_works(
+    tmp_path: Path, tiny_reranker: Path, tiny_embedder: Path
+) -> None:
+    out = run(
+        f"""
+late = Reranker({str(tiny_reranker)!r}, dtype="float32")
+texts = ["a b c " * 200] * 20
+forked(lambda: late.log_odds("query", texts).shape)
+warm = Reranker({str(tiny_reranker)!r}, dtype="float32")
+warm.log_odds("query", texts)
+forked(lambda: warm.log_odds("query", texts).shape)
+forked(lambda: late.log_odds("query", texts).shape)
+pipeline = Pipeline.create(folder / "s", Embedder({str(tiny_embedder)!r}), None)
+pipeline.add([Document("a pump")])
+forked(lambda: pipeline.search("pump"))
+forked(lambda: [hit.text for hit in pipeline.search("pump", mode="lexical")])
+forked(lambda: [hit.text for hit in asyncio.run(pipeline.asearch("pump", mode="lexical"))])
+print("parent:", len(pipeline.search("pump")), warm.log_odds("query", texts).shape)
+""",
+        tmp_path,
+    )
+    lines = out.splitlines()
+    assert lines[0] == "child: (20,)"
+    for line in lines[1:4]:
+        assert line.startswith("child: ModelError")
+        assert "cannot compute in a process forked after a model was loaded" in line
+    assert lines[4:] == ["child: ['a pump']"] * 2 + ["parent: 1 (20,)"]

@@ -1,7 +1,10 @@
 """The pipeline with small real models: the contract, its promises and its errors."""
 
 import asyncio
+import copy
 import json
+import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from qwen3_rag.errors import (
     ModelError,
     StoreError,
     StoreExistsError,
+    StoreMovedError,
     StoreNotFoundError,
     UnknownNameError,
 )
@@ -384,6 +388,28 @@ def test_files_are_indexed_and_kept_in_step(empty: Pipeline, tmp_path: Path) -> 
     assert [path for path, _ in report.skipped] == [str(folder / "bad.txt")]
     with pytest.raises(UnknownNameError, match="unknown option 'globs'"):
         empty.sync(folder, globs=["*"])
+
+
+def test_a_pipeline_is_pickled_and_copied_as_its_path_and_opens_the_store_where_it_arrives(empty: Pipeline) -> None:
+    empty.add(DOCUMENTS[:3])
+    expected = [(hit.id, hit.log_odds) for hit in empty.search("tides")]
+    for again in (pickle.loads(pickle.dumps(empty)), copy.deepcopy(empty), copy.copy(empty)):  # noqa: S301
+        assert again is not empty
+        assert [hit.id for hit in again.search("tides")] == [name for name, _ in expected]
+        again.close()
+    again = copy.copy(empty)
+    again.add([DOCUMENTS[3]])
+    again.close()
+    assert len(empty) == 4
+    packed = pickle.dumps(empty)
+    folder = empty.store.folder
+    empty.close()
+    shutil.rmtree(folder)
+    with pytest.raises(StoreNotFoundError):
+        pickle.loads(packed)  # noqa: S301
+    Pipeline.create(folder, empty.embedder, None).close()
+    with pytest.raises(StoreMovedError):
+        pickle.loads(packed)  # noqa: S301
 
 
 def test_verify_and_info_succeed_while_another_object_optimizes(

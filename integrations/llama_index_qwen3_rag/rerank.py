@@ -84,10 +84,12 @@ class Qwen3Rerank(BaseNodePostprocessor):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        # LlamaIndex leaves out what cannot be pickled: another model than the user's would arrive.
-        if "reranker" not in state["__dict__"]:
-            raise TypeError(f"reranker is {self.reranker!r}; expected one that can be pickled")
+        # LlamaIndex takes what cannot be pickled out of the object itself: out of a copy, here. Callbacks may stay
+        # behind; without one of these another model than the user's would arrive.
+        state = super(Qwen3Rerank, self.model_copy()).__getstate__()
+        for name in (*SETTINGS, "reranker"):
+            if name not in state["__dict__"]:
+                raise TypeError(f"{name} is {getattr(self, name)!r}; expected something that can be pickled")
         return state
 
     def _current(self) -> RerankerProtocol:

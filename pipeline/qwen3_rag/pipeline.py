@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
     ModelError,
-    StoreError,
+    StoreMovedError,
     UnknownNameError,
 )
 from qwen3_rag.index.database import Database
@@ -28,9 +28,10 @@ from qwen3_rag.ingest.folders import Folders, Paths
 from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, not_unit
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.asynchrony import in_thread
-from qwen3_rag.models.cascade import Cascade, reranker_of
+from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.identity import check_same, describe_maker
+from qwen3_rag.models.remembered import remembered_embedder, remembered_reranker
 from qwen3_rag.models.reranker import Reranker, RerankerProtocol
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id
@@ -115,17 +116,26 @@ class Pipeline:
         path: str | Path,
         embedder: str | EmbedderProtocol | None = None,
         reranker: str | RerankerProtocol | None = None,
+        *,
+        trust_urls: bool = False,
     ) -> Self:
         """Open a store; embedder and reranker, instructions included, are those it was made with unless given.
 
         A reranker given serves this object only; the store goes on remembering its own.
+
+        Args:
+            path: The store's folder.
+            embedder: An `Embedder`, or the name of its model; None is the store's.
+            reranker: A `Reranker` or `Cascade`, or the name of a model; None is the store's.
+            trust_urls: Whether texts may be sent to model servers that only the store names, with the key in
+                `QWEN3_RAG_API_KEY` if it is set. Without it, using such a model is an `UntrustedStoreError`.
 
         Raises:
             StoreNotFoundError: There is no store at `path`.
             StoreVersionError: It is in another version of the format.
             EmbedderMismatchError: `embedder` is not the one that made the vectors.
         """
-        given = Embedder(embedder) if isinstance(embedder, str) else embedder
+        own = Embedder(embedder) if isinstance(embedder, str) else embedder
         second = Reranker(reranker) if isinstance(reranker, str) else reranker
         store = Store.open(as_path(path, "path"))
         try:
@@ -133,15 +143,21 @@ class Pipeline:
             if settings is None or maker is None:
                 raise IndexCorruptedError(f"{path}: the store does not say how it was made")
             if second is None and kept is not None:
-                second = _remembered(lambda: reranker_of(kept), "reranker", kept)
-            made = given or _remembered(lambda: Embedder(**maker["arguments"]), "embedder", maker["arguments"])
-            pipeline = cls(store, made, second, Settings.of(settings))
-            if given is not None:
+                second = remembered_reranker(kept, trust_urls)
+            first = own
+            if first is None:
+                first = remembered_embedder(maker["arguments"], int(maker["dimensions"]), trust_urls)
+            pipeline = cls(store, first, second, Settings.of(settings))
+            if own is not None:
                 pipeline._check_embedder()
         except BaseException:
             store.close()
             raise
         return pipeline
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle is the store's path with the models' arguments; it opens the store where it arrives."""
+        return _reopen, (type(self), self.store.folder, self.store.files.identity, self.embedder, self.reranker)
 
     def __enter__(self) -> Self:
         return self
@@ -479,15 +495,26 @@ class Pipeline:
         }
 
 
-def _remembered(make: Callable[[], Any], role: str, kept: dict[str, Any]) -> Any:
-    """A model that the store remembers."""
+def _reopen(
+    kind: type[Pipeline],
+    path: Path,
+    identity: bytes,
+    embedder: EmbedderProtocol,
+    reranker: RerankerProtocol | None,
+) -> Pipeline:
+    """A pipeline out of a pickle.
+
+    Raises:
+        StoreMovedError: Another store is at the path by now.
+    """
+    store = Store.open(path)
     try:
-        return make()
-    except (TypeError, InvalidArgumentError) as error:
-        raise StoreError(
-            f"the {role} that the store remembers ({kept.get('model', kept)}) cannot be made: {error}; "
-            f"pass one as {role}= to open it"
-        ) from error
+        if store.files.identity != identity:
+            raise StoreMovedError(path)
+        return kind(store, embedder, reranker, Settings.of(store.meta("settings")))
+    except BaseException:
+        store.close()
+        raise
 
 
 def _check_chunks(settings: Settings, embedder: EmbedderProtocol) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from index.test_store import row, write
 
+from index.test_store import row, write
 from qwen3_rag import Document
 from qwen3_rag.errors import IndexCorruptedError, StoreError, StoreMovedError, StoreNotFoundError
 from qwen3_rag.index.database import FILE

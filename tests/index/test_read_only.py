@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from index.test_store import write
 
+from index.test_store import write
 from qwen3_rag.errors import StoreError, StoreReadOnlyError
 from qwen3_rag.index.database import FILE
 from qwen3_rag.index.store import Store
@@ -75,10 +75,10 @@ def search(process: subprocess.Popen) -> list[str]:
 
 @needs_root
 def test_another_users_store_is_read_whether_or_not_its_owner_writes(folder: Path) -> None:
-    before = sorted(os.listdir(folder))
+    before = sorted(folder.iterdir())
     with reader(folder) as process:
         assert search(process) == ["dense ['a', 'b'] 0", "lexical ['a', 'b'] 0"]
-        assert sorted(os.listdir(folder)) == before, "a reader leaves nothing in somebody else's folder"
+        assert sorted(folder.iterdir()) == before, "a reader leaves nothing in somebody else's folder"
         store = Store.open(folder)
         write(store, "c")
         assert search(process) == ["dense ['a', 'b', 'c'] 0", "lexical ['a', 'b', 'c'] 0"]
@@ -113,7 +113,7 @@ def test_a_read_only_folder_refuses_every_write_and_says_what_is_needed(
     monkeypatch.setattr("qwen3_rag.index.connections._why_read_only", lambda folder: f"{folder} is on a CD")
     store = Store.open(folder)
     assert store.count() == (2, 2)
-    with pytest.raises(StoreReadOnlyError, match="can only be read here: .* is on a CD"):
+    with pytest.raises(StoreReadOnlyError, match=r"can only be read here: .* is on a CD"):
         write(store, "c")
     store.close()
 

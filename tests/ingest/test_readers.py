@@ -327,3 +327,52 @@ def test_a_reader_of_ones_own_takes_five_lines(tmp_path: Path, monkeypatch: pyte
             reader(bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="no suffixes"):
         reader()
+
+
+def test_json_lines_take_id_where_underscore_id_is_null(tmp_path: Path) -> None:
+    lines = (
+        '{"_id": null, "id": "x", "text": "a"}',
+        '{"_id": 0, "id": "y", "text": "b"}',
+        '{"_id": null, "text": "c"}',
+    )
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    names = [parsed.document.id for parsed in read(tmp_path / "a.jsonl")]
+    assert names == ["x", "0", f"{tmp_path / 'a.jsonl'}#2"]
+
+
+@pytest.mark.parametrize("text", ["[a]: https://example.org\n", "---\ntitle: t\n---\n", "<!-- -->"])
+def test_markdown_without_a_single_block_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.md").write_text(text)
+    assert one(tmp_path / "a.md").document.text == text
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("'Guide'", "Guide"),
+        ('"A" and "B"  ', 'A" and "B'),
+        ("it's", "it's"),
+        ("'half", "'half"),
+        ("''", "''"),
+        ("", "a"),
+    ],
+)
+def test_markdown_titles_in_front_matter_lose_their_quotes(tmp_path: Path, said: str, title: str) -> None:
+    (tmp_path / "a.md").write_text(f"---\ntitle: {said}\n---\ntext")
+    assert one(tmp_path / "a.md").document.title == title
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("\n\n  Title of it \n=====\n\ntext", "Title of it"),
+        ("=====\r\nTitle\r\n=====\r\ntext", "Title"),
+        ("Title\n---", "Title"),
+        ("Title\n--\ntext", "a"),
+        ("Title\n\n====\n", "a"),
+        ("=====\nTitle\ntext", "a"),
+    ],
+)
+def test_plain_text_titles_are_underlined_first_lines(tmp_path: Path, text: str, title: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert one(tmp_path / "a.txt").document.title == title

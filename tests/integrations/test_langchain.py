@@ -111,7 +111,7 @@ def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
 
 
 def pickled(compressor: Qwen3Rerank) -> Qwen3Rerank:
-    return pickle.loads(pickle.dumps(compressor))
+    return pickle.loads(pickle.dumps(compressor))  # noqa: S301
 
 
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled, lambda c: c.model_copy(deep=True)])

@@ -22,7 +22,7 @@ Travel = Callable[[Any], Any]
 
 
 def pickled(model: Any) -> Any:
-    return pickle.loads(pickle.dumps(model))
+    return pickle.loads(pickle.dumps(model))  # noqa: S301
 
 
 travels = pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled])
@@ -104,8 +104,8 @@ def test_a_model_that_arrives_where_its_folder_is_not_says_so(tmp_path: Path, ti
     shutil.copytree(tiny_embedder, tmp_path / "model")
     raw = pickle.dumps(Embedder(str(tmp_path / "model")))
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(InvalidArgumentError, match="model folder .* does not exist"):
-        pickle.loads(raw)
+    with pytest.raises(InvalidArgumentError, match=r"model folder .* does not exist"):
+        pickle.loads(raw)  # noqa: S301
 
 
 def test_a_preset_travels_by_its_name() -> None:

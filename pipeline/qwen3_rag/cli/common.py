@@ -10,11 +10,14 @@ import typer
 
 from qwen3_rag.errors import InvalidArgumentError, Qwen3RagError
 
-__all__ = ["FAILED", "MISUSED", "Json", "State", "Store", "as_object", "print_json", "readable"]
+__all__ = ["FAILED", "MISUSED", "Json", "State", "Store", "TrustUrls", "as_object", "print_json", "readable"]
 
 FAILED, MISUSED = 1, 2  # exit codes; 0 is success
 
 Store = Annotated[Path, typer.Argument(help="The store's folder.", show_default=False)]
+TrustUrls = Annotated[
+    bool, typer.Option("--trust-urls", help="Use model servers that only the store names; texts are sent to them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen3_rag.arguments import as_path
-from qwen3_rag.cli.common import Json, State, print_json, readable
+from qwen3_rag.cli.common import Json, State, TrustUrls, print_json, readable
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def index(
     strict: Strict = False,
     reread: Reread = False,
     reader: Reader = None,
+    trust_urls: TrustUrls = False,
     as_json: Json = False,
 ) -> None:
     """Read files and folders into a store.
@@ -54,7 +55,7 @@ def index(
     Example: qwen3-rag index docs/ --store my-store --embedder demo --reranker demo
     """
     selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread)
-    with _opened(paths, store, embedder, reranker, reader) as pipeline:
+    with _opened(paths, store, embedder, reranker, reader, trust_urls) as pipeline:
         _say(pipeline.index(paths, show_progress=not State.quiet, **selection), as_json)
 
 
@@ -72,6 +73,7 @@ def sync(
     strict: Strict = False,
     reread: Reread = False,
     reader: Reader = None,
+    trust_urls: TrustUrls = False,
     emptied: Annotated[
         bool, typer.Option("--emptied", help="A folder with nothing left in it is meant to be.")
     ] = False,
@@ -86,7 +88,7 @@ def sync(
     if dry_run and watch:
         raise InvalidArgumentError("--dry-run and --watch were given; expected one of them")
     selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread) | {"emptied": emptied}
-    with _opened(paths, store, embedder, reranker, reader) as pipeline:
+    with _opened(paths, store, embedder, reranker, reader, trust_urls) as pipeline:
         if watch:
             for report in pipeline.watch(paths, show_progress=not State.quiet, **selection):
                 _say(report, as_json)
@@ -115,7 +117,12 @@ def _selection(
 
 
 def _opened(
-    paths: list[Path], store: Path, embedder: str | None, reranker: str | None, readers: list[Path] | None
+    paths: list[Path],
+    store: Path,
+    embedder: str | None,
+    reranker: str | None,
+    readers: list[Path] | None,
+    trust_urls: bool,
 ) -> "Pipeline":
     """The store, made if it is not there; but not for paths that are not."""
     from qwen3_rag import Pipeline
@@ -132,7 +139,7 @@ def _opened(
     if (store / FILE).exists():
         if reranker is not None:
             raise InvalidArgumentError(f"--reranker {reranker} given, but {store} exists and remembers its own")
-        return Pipeline.open(store, embedder=embedder)
+        return Pipeline.open(store, embedder=embedder, trust_urls=trust_urls)
     second = reranker or "0.6b"
     return Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qwen3_rag.arguments import as_path
-from qwen3_rag.cli.common import FAILED, Json, State, Store, print_json, readable
+from qwen3_rag.cli.common import FAILED, Json, State, Store, TrustUrls, print_json, readable
 from qwen3_rag.errors import InvalidArgumentError
 
 __all__ = ["delete", "demo", "info", "optimize", "verify", "verify_model_command"]
@@ -59,6 +59,7 @@ def optimize(
     queries: Annotated[
         Path | None, typer.Option(help="A file of questions, one a line, to measure that on.", show_default=False)
     ] = None,
+    trust_urls: TrustUrls = False,
 ) -> None:
     """Give back the space of what was deleted, and make the indexes for search anew.
 
@@ -72,7 +73,7 @@ def optimize(
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise InvalidArgumentError(f"--queries {queries} holds no questions; expected one a line")
-    with Pipeline.open(store) as pipeline:
+    with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
         pipeline.optimize(index, recall=recall, queries=lines)
         found = pipeline.info()
     made = found["index"]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwen3_rag.cli.common import FAILED, Json, Store, as_object, print_json, print_notice, readable
+from qwen3_rag.cli.common import FAILED, Json, Store, TrustUrls, as_object, print_json, print_notice, readable
 
 __all__ = ["get", "search"]
 
@@ -29,6 +29,7 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Ranks and scores of both stages, and the time of each.")
     ] = False,
+    trust_urls: TrustUrls = False,
     as_json: Json = False,
 ) -> None:
     """Search a store.
@@ -39,7 +40,7 @@ def search(
     from qwen3_rag.presenting import show_explained, show_results
 
     wanted = None if filter is None else as_object(filter, "--filter")
-    with Pipeline.open(store) as pipeline:
+    with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
         results = pipeline.search(
             query,
             top_k=top_k,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, one_of
+from qwen3_rag.errors import ModelError
+from qwen3_rag.forking import Forked, forget_in_child
 from qwen3_rag.models.runtimes import Loaded, planned
 from qwen3_rag.models.runtimes.registry import Kind, check_options, find
 from qwen3_rag.models.sources import resolve
@@ -18,7 +20,21 @@ __all__ = ["NamedModel"]
 Running = TypeVar("Running", bound=Loaded)
 
 
-class NamedModel(Generic[Running]):
+class _Process:
+    """Whether models compute in this process, or did in the one that it was forked from."""
+
+    computes = False
+    forked_from_one_that_did = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.computes, cls.forked_from_one_that_did = False, cls.computes or cls.forked_from_one_that_did
+
+
+forget_in_child(_Process.after_fork)
+
+
+class NamedModel(Forked, Generic[Running]):
     """Arguments of a model, and the runtime with its weights once they are needed. Arguments as in the subclasses.
 
     A copy or a pickle is the arguments alone, a local folder by its full path: it loads the weights at its own first
@@ -55,6 +71,11 @@ class NamedModel(Generic[Running]):
         self.revision = self.source.revision
         self._loaded: Running | None = None
         self._lock = threading.Lock()
+        super().__init__()
+
+    def after_fork_in_child(self) -> None:
+        """Begin without weights, whose threads are the parent's, or connections to a server."""
+        self._loaded, self._lock = None, threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__ | {"source": replace(self.source, model=self.source.absolute), "_loaded": None}
@@ -65,13 +86,15 @@ class NamedModel(Generic[Running]):
         # The source is checked again: where a pickle arrives, a local folder may not exist.
         self.__dict__.update(state | {"source": replace(state["source"])})
         self._lock = threading.Lock()
+        super().__init__()
 
     @property
     def loaded(self) -> Running:
         """The runtime with the weights; loads them at first use.
 
         Raises:
-            ModelError: They cannot be had or cannot serve.
+            ModelError: They cannot be loaded or cannot serve, or this process was forked from one that had loaded a
+                model: PyTorch's threads do not survive a fork, and would be waited for without end.
         """
         with self._lock:
             if self._loaded is None:
@@ -82,6 +105,13 @@ class NamedModel(Generic[Running]):
         found = find(self.kind, self.runtime)
         make = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{found.module}"), found.name)
         options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
+        if not found.remote:
+            if _Process.forked_from_one_that_did:
+                raise ModelError(
+                    f"{self.model!r} cannot compute in a process forked after a model was loaded; expected to be "
+                    "loaded after the fork only (models load at first use), or a process started by spawn"
+                )
+            _Process.computes = True
         place: tuple[Any, ...] = (self.runtime, self.source) if found.remote else (self._fetched(),)
         loaded: Running = make(
             *place, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **further
@@ -114,5 +144,6 @@ class NamedModel(Generic[Running]):
             "instructions": self.instructions,
             "revision": self.revision,
             "runtime": self.runtime,
-            "runtime_options": self.runtime_options,
+            # The name of a variable with a key is the caller's matter: a store that was passed on must not choose it.
+            "runtime_options": {k: v for k, v in self.runtime_options.items() if k != "api_key_env"},
         }

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
 from qwen3_rag.models.loading import choose_device, choose_dtype, quiet_loading
 from qwen3_rag.models.runtimes import Float32, Progress
-from qwen3_rag.models.runtimes.native import matryoshka
+from qwen3_rag.models.runtimes.native import END_OF_TEXT, matryoshka
 from qwen3_rag.models.tokens import well_formed
+from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
 
 __all__ = ["NeutralText", "SentenceEmbedder", "open_library_model"]
 
@@ -137,6 +138,21 @@ def _control_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(ids - {tokenizer.unk_token_id})
 
 
+def _make_official(model: Any) -> None:
+    """Give a bare Qwen3 checkpoint the official form; the library would take the mean of its tokens.
+
+    With the end token as its last one even the empty text has a vector: without it there is no token to pool.
+    """
+    tokenizer = model.tokenizer
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    if tokenizer("")["input_ids"][-1:] != [end]:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, end)]
+        )
+    model[1] = type(model[1])(model.get_embedding_dimension(), "lasttoken")
+    model.prompts |= {"query": embed_query(INSTRUCTIONS[DEFAULT_INSTRUCTION], ""), "document": ""}
+
+
 class SentenceEmbedder:
     """A `SentenceTransformer`; whether it takes instructions is read off its own query prompt. Calls take turns."""
 
@@ -144,6 +160,12 @@ class SentenceEmbedder:
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
         self.model, self.runs_on = open_library_model("SentenceTransformer", folder, device, dtype, options)
+        control = self.model.tokenizer.get_added_vocab()
+        if not (folder / "modules.json").is_file() and {"<|im_start|>", "<|im_end|>", END_OF_TEXT} <= set(control):
+            _make_official(self.model)
+        # What stands for a text that has no tokens, where the tokenizer adds none: its vector would be all zeros.
+        bare = END_OF_TEXT in control and not self.model.tokenizer("")["input_ids"]
+        self.empty = END_OF_TEXT if bare else ""
         self.model.max_seq_length = self.max_length = min(max_length, self.model.max_seq_length or max_length)
         self.batch_size = int(options.get("batch_size", 32))
         full = self.model.get_embedding_dimension()
@@ -174,7 +196,8 @@ class SentenceEmbedder:
     def _embed(self, texts: Sequence[str], prompt: str, progress: Progress | None) -> Float32:
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), SLICE):
-            part = [self.neutral(text) for text in texts[start : start + SLICE]]
+            empty = "" if prompt else self.empty
+            part = [self.neutral(text) or empty for text in texts[start : start + SLICE]]
             with self._lock:
                 found = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
             cut = np.asarray(found, dtype=np.float32)[:, : self.dimensions]

@@ -1,0 +1,72 @@
+"""A small embedder and reranker of one's own, as the protocols allow them: no torch, every result the same each time."""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qwen3_rag.models.runtimes import Reading
+
+DIMENSIONS = 32
+
+
+def unit(text: str) -> np.ndarray:
+    """The normalised sum of a random vector for each word."""
+    words = re.findall(r"\w+", text.lower()) or ["nothing"]
+    seeds = (int.from_bytes(hashlib.md5(word.encode("utf8", "replace")).digest()[:8], "little") for word in words)
+    row = np.sum([np.random.default_rng(seed).standard_normal(DIMENSIONS) for seed in seeds], axis=0)
+    return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+class WordEmbedder:
+    """Embeds by words; `scale` other than 1 is what forgets to normalise."""
+
+    dimensions = DIMENSIONS
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> np.ndarray:
+        rows = unit(texts) if isinstance(texts, str) else np.stack([unit(text) for text in texts])
+        return rows * np.float32(self.scale)
+
+    def encode_document(self, texts: str | Sequence[str], show_progress: bool = False) -> np.ndarray:
+        return self.encode_query(texts)
+
+    def spans(self, text: str) -> np.ndarray:
+        return np.array([m.span() for m in re.finditer(r"\w+|[^\w\s]", text)], dtype=np.int64).reshape(-1, 2)
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "words"}
+
+
+class LengthReranker:
+    """Prefers short passages, and takes `seconds` for each."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def read(
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Reading:
+        log_odds = np.full(len(documents), np.nan, dtype=np.float32)
+        stopped = None
+        for place, document in enumerate(documents):
+            if deadline is not None and time.monotonic() > deadline:
+                stopped = "deadline passed"
+                break
+            time.sleep(self.seconds)
+            log_odds[place] = -len(document) / 100
+        return Reading(log_odds, np.zeros(len(documents), dtype=np.int64), 0, stopped)
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "length"}
