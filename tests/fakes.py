@@ -1,4 +1,4 @@
-"""A small embedder and reranker of one's own, as the protocols allow them: no torch, every result the same each time."""
+"""A small embedder and reranker of one's own, as the protocols allow them: no torch, the same results each time."""
 
 import hashlib
 import re

@@ -47,7 +47,7 @@ def as_path(value: str | Path, name: str) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        return Path(value)
+        return Path(value).absolute()  # which no one tries to expand again
 
 
 def check_cancel(cancel: threading.Event | None) -> threading.Event | None:

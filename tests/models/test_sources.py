@@ -110,3 +110,25 @@ def test_names_that_cannot_be_are_told_at_once(tmp_path: Path) -> None:
             Embedder(wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="revision='v1' given with"):
         Embedder(str(tmp_path), revision="v1")
+
+
+def test_a_model_folder_is_the_one_named_whatever_folder_is_current_when_it_loads(
+    tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("A", "B"):
+        (tmp_path / place).mkdir()
+    shutil.copytree(tiny_reranker, tmp_path / "A/model")
+    (tmp_path / "B/model").mkdir()
+    monkeypatch.chdir(tmp_path / "A")
+    relative = Reranker("model", dtype="float32")
+    monkeypatch.setenv("HOME", str(tmp_path / "A"))
+    at_home = Reranker("~/model", dtype="float32")
+    monkeypatch.chdir(tmp_path / "B")
+    for reranker in (relative, at_home):
+        assert reranker.describe()["model"] == str((tmp_path / "A/model").resolve())
+        assert reranker.log_odds("query", ["document"]).shape == (1,)
+
+
+def test_cancel_that_is_no_event_is_refused_by_a_reranker(tiny_reranker: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"cancel is True; expected a threading\.Event"):
+        Reranker(str(tiny_reranker)).read("query", ["document"], cancel=True)

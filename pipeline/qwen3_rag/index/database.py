@@ -143,8 +143,10 @@ class Database(Forked):
             raise
         except BaseException as error:
             database.close()
-            for file in [*folder.path.glob(f"{FILE}*"), folder.path / COUNTER]:
-                file.unlink(missing_ok=True)
+            with suppress(StoreError):
+                folder.check_path()
+                for file in [*folder.path.glob(f"{FILE}*"), folder.path / COUNTER]:
+                    file.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise StoreError(f"{path} cannot be written: {error}") from error
             raise
@@ -199,7 +201,7 @@ class Database(Forked):
 
     @staticmethod
     def _check_forks(opener: Opener) -> None:
-        if opener.inode in _IN_USE_AT_FORK:
+        if _IN_USE_AT_FORK and opener.inode in _IN_USE_AT_FORK:
             raise StoreError(
                 f"{opener.folder.path} was in use by another thread when this process was forked, and cannot be used "
                 "here; expected a fork while no call is running, or a process started by spawn"
@@ -225,7 +227,8 @@ class Database(Forked):
         while self._active and mine is None and self._changed.wait(end - time.monotonic()):
             pass
         for connection in self._idle:
-            self._opener.close(connection)
+            with suppress(apsw.Error):
+                self._opener.close(connection)
         self._idle = []
 
     def after_fork_in_parent(self) -> None:
@@ -302,10 +305,11 @@ class Database(Forked):
                 yield connection
             finally:
                 self._local.connection = outer
-                if connection.in_transaction:
-                    with suppress(apsw.Error):
-                        connection.execute("ROLLBACK")
-                self._give(connection)
+                if connection not in _ABANDONED:  # else it is the parent's: this process was forked meanwhile
+                    if connection.in_transaction:
+                        with suppress(apsw.Error):
+                            connection.execute("ROLLBACK")
+                    self._give(connection)
 
     @property
     def format(self) -> int:

@@ -32,6 +32,7 @@ class _Process:
 
 
 forget_in_child(_Process.after_fork)
+_ABANDONED: list[Loaded | None] = []
 
 
 class NamedModel(Forked, Generic[Running]):
@@ -75,6 +76,8 @@ class NamedModel(Forked, Generic[Running]):
 
     def after_fork_in_child(self) -> None:
         """Begin without weights, whose threads are the parent's, or connections to a server."""
+        # Kept for ever: letting it go here could end an engine or close connections that the parent uses.
+        _ABANDONED.append(self._loaded)
         self._loaded, self._lock = None, threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:

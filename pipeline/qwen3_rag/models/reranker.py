@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import NOTHING, at_least, check_query, text_list
+from qwen3_rag.arguments import NOTHING, at_least, check_cancel, check_query, text_list
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.named import NamedModel
@@ -143,6 +143,7 @@ class Reranker(NamedModel[RerankRuntime]):
             ModelError: The model gave NaN.
         """
         check_query(query)
+        check_cancel(cancel)
         texts = text_list(documents, "documents")
         places: dict[str, int] = {}
         back = [places.setdefault(text, len(places)) for text in texts]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qwen3_rag.arguments import as_path
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
 
 __all__ = ["PRESETS", "Kind", "Preset", "Source", "resolve"]
@@ -109,11 +110,14 @@ class Source:
 
 
 def resolve(kind: Kind, model: str, revision: str | None, hub: str) -> Source:
-    """Check a model's name without fetching it.
+    """Check a model's name without fetching it. A folder is taken by its full path, whatever folder is current later.
 
     Raises:
         UnknownNameError: It is neither a preset nor a folder nor a hub id; or the hub is unknown.
     """
+    if isinstance(model, str) and model and model.lower() not in PRESETS[kind]:
+        path = as_path(model, "model")
+        model = str(path.absolute()) if path.is_dir() else model
     return Source(kind, model, revision, hub)
 
 

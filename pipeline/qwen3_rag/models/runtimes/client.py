@@ -48,7 +48,7 @@ class Client:
         key = os.environ.get(self.key_name)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(headers=headers)
-        weakref.finalize(self, self._http.close)
+        weakref.finalize(self, self._http.close).atexit = False
 
     def get(self, path: str) -> Any:
         """The JSON found at a path. Errors as in `post`."""

@@ -74,7 +74,7 @@ class Engine:
         self.task, self._lock = task, threading.Lock()
         self.llm = _load(folder, task, DEFAULTS | {"max_model_len": max_length} | options | form | {"dtype": chosen})
         # Left to itself vLLM ends its process while Python is ending, and a thread of its own then sometimes aborts.
-        atexit.register(_end, weakref.ref(self.llm))
+        atexit.register(_end, weakref.ref(self.llm), os.getpid())
         self.runs_on = {"device": platform, "dtype": chosen, "attention": "vllm"}
 
     def rows(self, sequences: Sequence[Sequence[int]], until: Until = NEVER) -> Iterator[tuple[range, Float32]]:
@@ -125,8 +125,10 @@ def _check_options(options: dict[str, Any], known: list[str], max_length: int) -
         raise InvalidArgumentError(f"max_model_len is {longest!r}; expected at least max_length={max_length}")
 
 
-def _end(llm: Callable[[], Any]) -> None:
-    """Stop the engine's process in the order that vLLM means it to be stopped."""
+def _end(llm: Callable[[], Any], process: int) -> None:
+    """Stop the engine's process in the order that vLLM means it to be stopped; not out of a fork of its owner."""
+    if os.getpid() != process:
+        return
     engine = getattr(getattr(llm(), "llm_engine", None), "engine_core", None)
     if engine is not None:
         engine.shutdown()
