@@ -84,11 +84,14 @@ def _checked_metadata(metadata: object, owner: str) -> dict[str, Any]:
     for name, value in metadata.items():
         if not isinstance(name, str):
             raise InvalidArgumentError(f"metadata of {owner!r} has the name {shown(name)}; expected a text (str)")
-        if _too_deep(value):
+        if isinstance(value, str):
+            continue
+        nested = isinstance(value, list | tuple | dict)
+        if nested and _too_deep(value):
             raise InvalidArgumentError(
                 f"metadata[{name!r}] of {owner!r} is {shown(value)[:60]}…; expected at most {DEEPEST} nested levels"
             )
-        for number in value if isinstance(value, list | tuple) else [value]:
+        for number in value if nested else (value,):
             if isinstance(number, int) and number not in INT64:
                 raise InvalidArgumentError(
                     f"metadata[{name!r}] of {owner!r} is {shown(number)}; expected at most 64 bits"

@@ -196,7 +196,7 @@ class Store:
             raise InvalidArgumentError(f"the vectors are not rows of numbers of one length: {error}") from None
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
             raise InvalidArgumentError(f"a vector has shape {rows.shape[1:]}; expected ({self.dimensions},)")
-        if not np.isfinite(kept).all():
+        if not _finite(kept):
             raise InvalidArgumentError(f"a vector holds NaN or infinity as {self.dtype}; expected finite numbers")
         return kept
 
@@ -357,3 +357,11 @@ class Store:
             "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?)"
         )
         return bool(self._run(sql, row[:5]).get)
+
+
+def _finite(rows: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite."""
+    if rows.dtype != np.float16:
+        return bool(np.isfinite(rows).all())
+    # By their bits, ten times as fast: NaN and infinity have the largest exponent.
+    return not rows.size or int((rows.view(np.uint16) & 0x7FFF).max()) < 0x7C00

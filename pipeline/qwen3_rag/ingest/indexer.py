@@ -32,6 +32,7 @@ __all__ = [
 
 BATCH = 256  # passages embedded at once and written in one commit when files are read
 UNIT = 1e-2  # by which a norm may differ from 1: rounding to float16 stays well below, forgotten normalisation above
+IN_CACHE = 256  # rows whose norms are computed at a time
 DIGEST = 16  # bytes of a text's digest: enough that no two texts of a store ever meet
 
 logger = logging.getLogger("qwen3_rag")
@@ -88,10 +89,14 @@ def as_documents(documents: Iterable[Document], once: bool = False) -> list[Docu
 
 def not_unit(rows: NDArray[np.floating[Any]]) -> tuple[int, float] | None:
     """The first row (n, dimensions) that is no unit vector, and its norm; None if all are."""
-    with np.errstate(over="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32, casting="same_kind"))
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is within nothing
-    return (int(wrong[0]), float(norms[wrong[0]])) if len(wrong) else None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(rows), IN_CACHE):
+            part = rows[start : start + IN_CACHE].astype(np.float32, copy=False)
+            norms = np.sqrt(np.einsum("ij,ij->i", part, part))
+            wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is within nothing
+            if len(wrong):
+                return start + int(wrong[0]), float(norms[wrong[0]])
+    return None
 
 
 def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArray[Any]) -> IndexReport:
