@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reader(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", READ, str(folder), str(NOBODY), *sys.path, str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", READ, str(folder), str(NOBODY), str(Path(__file__).parents[1])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes)
 
