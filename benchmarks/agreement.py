@@ -59,7 +59,7 @@ def collection(folder: Path, queries: int, characters: int) -> Iterator[tuple[st
 
 def groups(collections: Path, queries: int) -> list[Group]:
     """Kind, query and documents: real text of several kinds, and what is hard for a runtime."""
-    found: list[Group] = [("short", *g) for g in collection(ROOT / "data/demo", max(2, queries), 250)]
+    collected: list[Group] = [("short", *g) for g in collection(ROOT / "data/demo", max(2, queries), 250)]
     if collections.is_dir():
         for kind, name, characters in (
             ("abstracts", "cranfield", 500),
@@ -67,14 +67,14 @@ def groups(collections: Path, queries: int) -> list[Group]:
             ("Chinese", "xquad-zh", 150),
             ("Arabic", "xquad-ar", 300),
         ):
-            found += [(kind, *g) for g in collection(collections / name, queries, characters)]
-    demo = [text for _, _, texts in found[:2] for text in texts]
+            collected += [(kind, *g) for g in collection(collections / name, queries, characters)]
+    demo = [text for _, _, texts in collected[:2] for text in texts]
     long = "\n".join(demo)
-    found.append(("truncated", found[0][1], [long[i * 37 :][: 400 * (i % 4 + 9)] for i in range(DOCUMENTS)]))
-    found.append(("emoji", "party 🎉 for a family", [f"👩‍👩‍👧‍👦 🎉🎂 {text[:80]} 🧁" for text in demo[:DOCUMENTS]]))
+    collected.append(("truncated", collected[0][1], [long[i * 37 :][: 400 * (i % 4 + 9)] for i in range(DOCUMENTS)]))
+    collected.append(("emoji", "party 🎉 for a family", [f"👩‍👩‍👧‍👦 🎉🎂 {text[:80]} 🧁" for text in demo[:DOCUMENTS]]))
     control = [f"{text[:120]} {CONTROL} {text[120:240]}" for text in demo[DOCUMENTS : 2 * DOCUMENTS]]
-    found.append(("control tokens", f"{found[1][1]} {CONTROL}", control))
-    return found
+    collected.append(("control tokens", f"{collected[1][1]} {CONTROL}", control))
+    return collected
 
 
 def random_model(folder: Path, tokenizer: Path) -> Path:
@@ -144,17 +144,17 @@ def text_scores(model: str, work: list[Group]) -> list[float]:
     return [float(x) for x in encoder.predict(pairs, batch_size=8, show_progress_bar=False)]
 
 
-def compared(found: np.ndarray, expected: np.ndarray, work: list[Group]) -> dict[str, float]:
+def compared(log_odds: np.ndarray, expected: np.ndarray, work: list[Group]) -> dict[str, float]:
     """One row of the table."""
     from scipy.stats import kendalltau
 
     spread = float(expected.std())
-    difference = np.abs(found - expected)
+    difference = np.abs(log_odds - expected)
     taus, same, start = [], 0, 0
     for _, _, documents in work:
         part = slice(start, start := start + len(documents))
-        taus.append(float(kendalltau(found[part], expected[part]).statistic))
-        best = [set(np.argsort(-x[part], kind="stable")[:10].tolist()) for x in (found, expected)]
+        taus.append(float(kendalltau(log_odds[part], expected[part]).statistic))
+        best = [set(np.argsort(-x[part], kind="stable")[:10].tolist()) for x in (log_odds, expected)]
         same += best[0] == best[1]
     return {
         "worst": float(difference.max() / spread),
@@ -174,11 +174,11 @@ def table(model: str, label: str, work: list[Group], runtimes: list[str], folder
         if runtime == "vllm" and not PEERS.exists():
             print(f"{label}: vllm left out, {PEERS} is not there (make peers)", flush=True)
             continue
-        found = np.array(
+        log_odds = np.array(
             elsewhere(model, dtype, work, folder) if runtime == "vllm" else scores(model, runtime, dtype, work)
         )
-        expected = found if expected is None else expected
-        kept[f"{runtime} {dtype}"] = compared(found, expected, work)
+        expected = log_odds if expected is None else expected
+        kept[f"{runtime} {dtype}"] = compared(log_odds, expected, work)
         print(label, runtime, dtype, {k: round(v, 5) for k, v in kept[f"{runtime} {dtype}"].items()}, flush=True)
     assert expected is not None
     plain = [g for g in work if g[0] not in ("control tokens", "truncated")]
@@ -220,22 +220,22 @@ def main() -> None:
     arguments.add_argument("--runtimes", default="transformers,native,sentence-transformers,vllm")
     arguments.add_argument("--queries", type=int, default=3, help="of each collection, with 16 documents each")
     arguments.add_argument("--job", nargs=2, type=Path, help=argparse.SUPPRESS)
-    given = arguments.parse_args()
-    if given.job:
-        job = json.loads(given.job[0].read_text())
-        whole = given.job[1].with_suffix(".part")
+    options = arguments.parse_args()
+    if options.job:
+        job = json.loads(options.job[0].read_text())
+        whole = options.job[1].with_suffix(".part")
         whole.write_text(json.dumps(scores(job["model"], "vllm", job["dtype"], job["work"])))
-        whole.replace(given.job[1])
+        whole.replace(options.job[1])
         return
     from qwen3_rag.models.demo import demo_reranker
 
-    work = groups(given.collections, given.queries)
-    runtimes = given.runtimes.split(",")
+    work = groups(options.collections, options.queries)
+    runtimes = options.runtimes.split(",")
     texts, data = [], {}
     with TemporaryDirectory() as folder:
         models = {"Demo reranker (trained, Llama shape, 135M)": str(demo_reranker())}
-        if (given.tokenizer / "tokenizer.json").is_file():
-            wide = random_model(Path(folder) / "wide", given.tokenizer)
+        if (options.tokenizer / "tokenizer.json").is_file():
+            wide = random_model(Path(folder) / "wide", options.tokenizer)
             models["Random weights (Qwen3 shape, 6 layers)"] = str(wide)
         for label, model in models.items():
             text, data[label] = table(model, label, work, runtimes, Path(folder))

@@ -4,7 +4,7 @@
     python benchmarks/bench.py --parts rerank,callers  # some of it
     python benchmarks/bench.py --texts corpus.jsonl --tokenizer FOLDER
 
-The model has the architecture of Qwen3-Reranker-0.6B and random weights, made on the spot: time depends on the shapes
+The model has the architecture of Qwen3-Reranker-0.6B and random weights: time depends on the shapes
 only. Each system runs in a process of its own, is warmed up, and is timed on text, tokenizing included. Of each peer
 several settings are tried on a tenth of the documents, and the fastest is then timed on all. Peers whose environment
 is not there (`make peers`) are named and left out. Results: benchmarks/results/bench-<machine>.json and the plots.
@@ -117,15 +117,15 @@ def matmul_peak() -> dict[str, float]:
         "2048x1024x3072": lambda: torch.nn.functional.linear(x, weight),
         "2048x1024x3072, packed": lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""),
     }
-    found = {}
+    figures = {}
     for name, run in runs.items():
         seconds = []
         for _ in range(12):
             began = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - began)
-        found[name] = 2 * 2048 * 1024 * 3072 / min(seconds) / 1e12
-    return found
+        figures[name] = 2 * 2048 * 1024 * 3072 / min(seconds) / 1e12
+    return figures
 
 
 class Bench:
@@ -181,7 +181,7 @@ class Bench:
     def compare(self, systems: dict[str, Any], documents: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
         """Every system at its best on the same documents, beside the native one."""
         tokens = self.count(documents)
-        found: dict[str, Any] = {"documents": len(documents), "candidate tokens": tokens, "systems": {}}
+        figures: dict[str, Any] = {"documents": len(documents), "candidate tokens": tokens, "systems": {}}
         for name in names:
             if not systems[name][1].exists():
                 say(f"  {name}: left out, {systems[name][1]} is not there (make peers)")
@@ -192,7 +192,7 @@ class Bench:
             except (RuntimeError, StopIteration, ValueError) as error:
                 say(f"  {name}: left out: {error}")
                 continue
-            found["systems"][name] = row = {
+            figures["systems"][name] = row = {
                 "seconds": round(result["seconds"], 2),
                 "documents per second": round(len(documents) / result["seconds"], 2),
                 "share of peak": round(2 * LINEAR * tokens / result["seconds"] / 1e12 / self.peak, 3),
@@ -200,30 +200,30 @@ class Bench:
                 "settings": result["settings"],
                 "settings tried (seconds)": {key: round(value, 2) for key, value in tried.items()},
             }
-            own = found["systems"].get("native bf16", row)["seconds"]
+            own = figures["systems"].get("native bf16", row)["seconds"]
             row["times the native seconds"] = round(row["seconds"] / own, 2)
             say(f"  {name}: {row['seconds']} s, {row['times the native seconds']} x native, {row['share of peak']:.0%}")
-        return found
+        return figures
 
     @property
     def peak(self) -> float:
         """TFLOP/s."""
         return max(self.results["matmul peak (bf16 TFLOP/s)"].values())
 
-    def keep(self, part: str, found: Any) -> None:
+    def keep(self, part: str, figures: Any) -> None:
         """Write a part's results at once: the next may take long."""
-        self.results[part] = found
+        self.results[part] = figures
         self.out.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n")
 
     def part_rerank(self) -> dict[str, Any]:
         """100 abstracts for one query, every system; with --systems some, their rows put beside those there are."""
         before = self.results.get("rerank", {}).get("systems", {}) if self.only else {}
-        found = self.compare(RERANKERS, self.texts[:100], self.only or list(RERANKERS))
-        found["systems"] = before | found["systems"]
-        own = found["systems"]["native bf16"]["seconds"]
-        for row in found["systems"].values():
+        figures = self.compare(RERANKERS, self.texts[:100], self.only or list(RERANKERS))
+        figures["systems"] = before | figures["systems"]
+        own = figures["systems"]["native bf16"]["seconds"]
+        for row in figures["systems"].values():
             row["times the native seconds"] = round(row["seconds"] / own, 2)
-        return found
+        return figures
 
     def part_llama(self) -> dict[str, Any]:
         """llama.cpp's wheel, on fewer documents: it is slow, being built without AVX-512."""
@@ -235,21 +235,21 @@ class Bench:
 
     def part_lengths(self) -> list[dict[str, Any]]:
         """Documents of one length, about 4,000 tokens in all; peers at the setting that won on the abstracts."""
-        found = []
+        figures = []
         for length in (64, 512, 2048):
             say(f" {length} tokens each")
             documents = self.of_length(length, max(2, 4000 // length))
-            found.append({"tokens each": length} | self.compare(self.chosen(), documents, list(self.chosen())))
-        return found
+            figures.append({"tokens each": length} | self.compare(self.chosen(), documents, list(self.chosen())))
+        return figures
 
     def part_candidates(self) -> list[dict[str, Any]]:
         """Numbers of candidates; the largest for the native engine alone."""
-        found = []
+        figures = []
         for count in (10, 300):
             say(f" {count} candidates")
             names = list(self.chosen()) if count <= 100 else ["native bf16"]
-            found.append({"candidates": count} | self.compare(self.chosen(), self.texts[:count], names))
-        return found
+            figures.append({"candidates": count} | self.compare(self.chosen(), self.texts[:count], names))
+        return figures
 
     def chosen(self) -> dict[str, Any]:
         """The main peers, each with the settings that won in the part `rerank`."""
@@ -276,10 +276,10 @@ class Bench:
                     lambda pool=pool: list(pool.map(lambda j: reranker.log_odds(*j), jobs))
                 )
         large = seconds["one large batch"]
-        found = {name: {"seconds": round(s, 2), "of one batch": round(large / s, 3)} for name, s in seconds.items()}
-        for name, row in found.items():
+        figures = {name: {"seconds": round(s, 2), "of one batch": round(large / s, 3)} for name, s in seconds.items()}
+        for name, row in figures.items():
             say(f"  {name}: {row['seconds']} s, {row['of one batch']:.2f} of the large batch's throughput")
-        return found
+        return figures
 
     def part_overhead(self) -> dict[str, Any]:
         """What `Pipeline.search` takes beside its two models."""
@@ -296,22 +296,22 @@ class Bench:
             spent.clear()
             results = pipeline.search(QUERY, candidates=20)
         total = results.timings["total"]
-        found = {
+        figures = {
             "total": round(total, 3),
             "models": round(sum(spent), 3),
             "share beside": round(1 - sum(spent) / total, 4),
         }
-        say(f"  {found}")
-        return found
+        say(f"  {figures}")
+        return figures
 
 
 def _watch(target: Any, name: str, spent: list[float]) -> None:
     real = getattr(target, name)
 
-    def timed(*given: Any, **options: Any) -> Any:
+    def timed(*positional: Any, **options: Any) -> Any:
         began = time.perf_counter()
         try:
-            return real(*given, **options)
+            return real(*positional, **options)
         finally:
             spent.append(time.perf_counter() - began)
 
@@ -345,7 +345,7 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the parts asked for, keeping each part's results as it ends."""
+    """Run the selected parts, keeping each part's results as it ends."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--parts", default=",".join(PARTS))
     arguments.add_argument("--texts", type=Path, default=Path("../shared/collections/cranfield/corpus.jsonl"))
@@ -353,23 +353,23 @@ def main() -> None:
     arguments.add_argument("--systems", default="", help="of the part rerank, separated by commas")
     arguments.add_argument("--first-setting", action="store_true", help="no choosing among a peer's settings")
     arguments.add_argument("--name", help="of the results' file; by default the processor's")
-    given = arguments.parse_args()
-    for path in (given.texts, given.tokenizer / "tokenizer.json"):
+    options = arguments.parse_args()
+    for path in (options.texts, options.tokenizer / "tokenizer.json"):
         if not path.is_file():
             arguments.error(f"{path} is not there; pass --texts and --tokenizer (any Qwen3 model's folder)")
-    texts = [json.loads(line)["text"] for line in given.texts.read_text("utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in options.texts.read_text("utf-8").splitlines()]
     here = machine()
-    name = given.name or f"{here['cores']}-cores-{here['processor']}".replace(" ", "-").lower()
+    name = options.name or f"{here['cores']}-cores-{here['processor']}".replace(" ", "-").lower()
     RESULTS.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
-        make_model(Path(folder) / "model", given.tokenizer)
+        make_model(Path(folder) / "model", options.tokenizer)
         bench = Bench(Path(folder), [text for text in texts if text.strip()], RESULTS / f"bench-{name}.json")
-        bench.only = [system for system in given.systems.split(",") if system]
-        bench.first = given.first_setting
+        bench.only = [system for system in options.systems.split(",") if system]
+        bench.first = options.first_setting
         bench.keep("machine", here)
         bench.keep("matmul peak (bf16 TFLOP/s)", {k: round(v, 3) for k, v in matmul_peak().items()})
         say(f"{here['processor']}, {here['cores']} cores {here['bf16']}, peak {bench.peak:.3f} TFLOP/s")
-        for part in given.parts.split(","):
+        for part in options.parts.split(","):
             say(part)
             bench.keep(part, getattr(bench, f"part_{part}")())
     say(f"written: {bench.out}")

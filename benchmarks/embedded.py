@@ -1,4 +1,4 @@
-"""Collections in BEIR layout with their vectors by the demo embedder, which are made once and kept."""
+"""Collections in BEIR layout with their vectors by the demo embedder, which are computed once and kept."""
 
 import json
 from dataclasses import dataclass
@@ -42,5 +42,7 @@ def embedded(folder: Path, kept: Path, most: int | None = None) -> Collection:
         embedder = Embedder("demo")
         base = embedder.encode_document(texts, show_progress=True)
         np.savez(file, base=base, queries=embedder.encode_query(list(queries.values())))
-    found = np.load(file)
-    return Collection(folder.name, [r["_id"] for r in records], texts, queries, qrels, found["base"], found["queries"])
+    arrays = np.load(file)
+    return Collection(
+        folder.name, [r["_id"] for r in records], texts, queries, qrels, arrays["base"], arrays["queries"]
+    )

@@ -3,7 +3,7 @@
     python benchmarks/folder.py [--files 60] [--unchanged 10000] [--embedder demo] [--rounds 2]
 
 Files are those of Python's standard library, which every machine has. In the same run, and by turns, the embedder is
-given in one call the very passages that the folder is cut into; the ratio of the rates is what reading, cutting and
+called once with the same passages that the folder is split into; the ratio of the rates is what reading, cutting and
 writing cost.
 """
 
@@ -53,7 +53,7 @@ def streaming(files: int, rounds: int, embedder: Embedder) -> dict[str, object]:
         for turn in range(rounds):
             alone.append(seconds(lambda: embedder.encode_document(texts)))
             with Pipeline.create(Path(place) / f"store-{turn}", embedder, None) as pipeline:
-                synced.append(seconds(lambda made=pipeline: made.sync(folder)))  # type: ignore[misc]
+                synced.append(seconds(lambda store=pipeline: store.sync(folder)))  # type: ignore[misc]
             print(
                 f"round {turn + 1}: {len(texts)} passages, alone {alone[-1]:.1f} s, sync {synced[-1]:.1f} s", flush=True
             )
@@ -91,14 +91,14 @@ def main() -> None:
     parser.add_argument("--unchanged", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--embedder", default="demo")
-    given = parser.parse_args()
-    embedder = Embedder(given.embedder)
+    options = parser.parse_args()
+    embedder = Embedder(options.embedder)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
-    found = {"processor": processor, "cores": os.cpu_count(), "embedder": given.embedder}
-    found |= unchanged(given.unchanged, embedder) | streaming(given.files, given.rounds, embedder)
-    print(json.dumps(found, indent=1))
-    OUT.write_text(json.dumps(found, indent=1) + "\n")
+    figures = {"processor": processor, "cores": os.cpu_count(), "embedder": options.embedder}
+    figures |= unchanged(options.unchanged, embedder) | streaming(options.files, options.rounds, embedder)
+    print(json.dumps(figures, indent=1))
+    OUT.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from embedded import Collection, embedded
 from ir_measures import R, ScoredDoc, nDCG
 
 from qwen3_rag import Document
-from qwen3_rag.index.exact import Found
+from qwen3_rag.index.exact import RowsAndScores
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_with_vectors
 
 MEASURES = [nDCG @ 10, R @ 100]
 DEPTH = 100
-Fusion = Callable[[Found, Found], dict[int, float]]
+Fusion = Callable[[RowsAndScores, RowsAndScores], dict[int, float]]
 
 
 def alone(which: int) -> Fusion:
@@ -36,7 +36,7 @@ def alone(which: int) -> Fusion:
 def ranks(constant: float, lexical: float = 1.0) -> Fusion:
     """Reciprocal ranks (Cormack et al., 2009)."""
 
-    def fused(*halves: Found) -> dict[int, float]:
+    def fused(*halves: RowsAndScores) -> dict[int, float]:
         scores: dict[int, float] = {}
         for (numbers, _), weight in zip(halves, (1.0, lexical), strict=True):
             for rank, number in enumerate(numbers.tolist(), start=1):
@@ -49,7 +49,7 @@ def ranks(constant: float, lexical: float = 1.0) -> Fusion:
 def scaled(lexical: float, from_zero: bool = True) -> Fusion:
     """Scores brought to 0 to 1 and added: 1 is a half's best, 0 its last, or for BM25 `from_zero` a score of 0."""
 
-    def fused(*halves: Found) -> dict[int, float]:
+    def fused(*halves: RowsAndScores) -> dict[int, float]:
         scores: dict[int, float] = {}
         lows = [float(halves[0][1].min(initial=1.0)), 0.0 if from_zero else float(halves[1][1].min(initial=1e9))]
         for (numbers, values), weight, low in zip(halves, (1 - lexical, lexical), lows, strict=True):
@@ -82,19 +82,19 @@ def measured(collection: Collection) -> dict[str, dict[str, float]]:
         add_with_vectors(store, documents, collection.vectors)
         retriever = Retriever(store)
         for (query, text), vector in zip(collection.queries.items(), collection.query_vectors, strict=True):
-            halves: list[Found] = []
+            halves: list[RowsAndScores] = []
             for mode in ("dense", "lexical"):
-                found = retriever.search(text, vector, DEPTH, mode, None)  # type: ignore[arg-type]
-                numbers = np.array([passage.number for passage, _ in found], dtype=np.int64)
-                halves.append((numbers, np.array([score for _, score in found], dtype=np.float32)))
+                hits = retriever.search(text, vector, DEPTH, mode, None)  # type: ignore[arg-type]
+                numbers = np.array([passage.number for passage, _ in hits], dtype=np.int64)
+                halves.append((numbers, np.array([score for _, score in hits], dtype=np.float32)))
             for name, fusion in FUSIONS.items():
                 best = sorted(fusion(halves[0], halves[1]).items(), key=lambda entry: -entry[1])[:DEPTH]
                 runs[name] += [ScoredDoc(query, collection.ids[number], score) for number, score in best]
         store.close()
     return {
-        name: {str(m): round(found[m], 4) for m in MEASURES}
+        name: {str(m): round(figures[m], 4) for m in MEASURES}
         for name, run in runs.items()
-        for found in [ir_measures.calc_aggregate(MEASURES, collection.qrels, run)]
+        for figures in [ir_measures.calc_aggregate(MEASURES, collection.qrels, run)]
     }
 
 
@@ -104,16 +104,16 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--queries", type=int, default=300, help="first so many judged queries")
     parser.add_argument("--kept", type=Path, default=Path(".benchmarks"), help="where vectors are kept")
-    given = parser.parse_args()
-    found = {folder.name: measured(embedded(folder, given.kept, given.queries)) for folder in given.folders}
+    options = parser.parse_args()
+    figures = {folder.name: measured(embedded(folder, options.kept, options.queries)) for folder in options.folders}
     means = {
-        name: {str(m): round(float(np.mean([rows[name][str(m)] for rows in found.values()])), 4) for m in MEASURES}
+        name: {str(m): round(float(np.mean([rows[name][str(m)] for rows in figures.values()])), 4) for m in MEASURES}
         for name in FUSIONS
     }
-    (Path(__file__).parent / "results/fusion.json").write_text(json.dumps({"mean": means, **found}, indent=1) + "\n")
-    print(f"| nDCG@10 / recall@100 | {' | '.join(found)} | mean |\n|---|{'---|' * (len(found) + 1)}")
+    (Path(__file__).parent / "results/fusion.json").write_text(json.dumps({"mean": means, **figures}, indent=1) + "\n")
+    print(f"| nDCG@10 / recall@100 | {' | '.join(figures)} | mean |\n|---|{'---|' * (len(figures) + 1)}")
     for name in FUSIONS:
-        cells = [" / ".join(f"{value:.3f}" for value in rows[name].values()) for rows in [*found.values(), means]]
+        cells = [" / ".join(f"{value:.3f}" for value in rows[name].values()) for rows in [*figures.values(), means]]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -37,18 +37,18 @@ COLLECTIONS = ("cranfield", "cosqa", "xquad-en", "limit-small")
 
 
 class Data:
-    """Vectors, texts and queries, made from a seed, so that every run and every peer has the same."""
+    """Vectors, texts and queries, built from a seed, so that every run and every peer has the same."""
 
     def __init__(self, collections: Path, kept: Path) -> None:
         held = [embedded(collections / name, kept, 150) for name in COLLECTIONS if (collections / name).is_dir()]
         if not held:
-            sys.exit(f"{collections} holds none of {', '.join(COLLECTIONS)}, from which vectors and texts are made")
+            sys.exit(f"{collections} holds none of {', '.join(COLLECTIONS)}, from which vectors and texts are built")
         self.texts = [text for one in held for text in one.texts if text.strip()]
         turn = np.linalg.qr(np.random.default_rng(0).normal(size=(DIMENSIONS, held[0].vectors.shape[1])))[0]
-        base, asked = (
+        base, queries = (
             np.concatenate(parts) for parts in zip(*((c.vectors, c.query_vectors) for c in held), strict=True)
         )
-        self.base, self.queries = (base @ turn.T).astype(np.float32), (asked @ turn.T).astype(np.float32)
+        self.base, self.queries = (base @ turn.T).astype(np.float32), (queries @ turn.T).astype(np.float32)
         self.queries = np.random.default_rng(3).permutation(self.queries)
         self.sentences = [s for text in self.texts for s in text.replace("\n", " ").split(". ") if 20 < len(s) < 400]
 
@@ -72,7 +72,7 @@ def say(line: str) -> None:
 
 
 def milliseconds(call: Callable[[int], object], times: int) -> dict[str, float]:
-    """Median and 95th percentile of a call, after each was made once: pages are in memory, digests compared."""
+    """Median and 95th percentile of a call, after each ran once: pages are in memory, digests compared."""
     for i in range(times):
         call(i)
     taken = []
@@ -103,10 +103,10 @@ class Bench:
         self.store_folder = folder / f"store-{count}"
         self.results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
 
-    def keep(self, part: str, found: dict[str, Any]) -> None:
+    def keep(self, part: str, figures: dict[str, Any]) -> None:
         """Write a part's results at once."""
-        say(f"{part}: {json.dumps(found)}")
-        self.results[part] = found
+        say(f"{part}: {json.dumps(figures)}")
+        self.results[part] = figures
         self.out.parent.mkdir(exist_ok=True)
         self.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
@@ -124,7 +124,7 @@ class Bench:
             yield start, self.data.vectors(start, size), self.data.passages(start, size)
 
     def part_load(self) -> None:
-        """Passages written a second with given vectors, then what the derived indexes take."""
+        """Passages written a second with ready vectors, then what the derived indexes take."""
         from qwen3_rag import Document
         from qwen3_rag.index.store import Store
         from qwen3_rag.index.upkeep import Upkeep
@@ -134,8 +134,8 @@ class Bench:
         store = Store.create(self.store_folder, {}, dimensions=DIMENSIONS)
         upkeep = Upkeep(store)
         # Made beforehand: what is renewed in the background must not have the time that making the data takes.
-        given = [(start, vectors.astype(np.float16), texts) for start, vectors, texts in self.batches()]
-        text = sum(len(t.encode()) for _, _, texts in given for t in texts)
+        batches = [(start, vectors.astype(np.float16), texts) for start, vectors, texts in self.batches()]
+        text = sum(len(t.encode()) for _, _, texts in batches for t in texts)
         before, most, done = anonymous(), [0], threading.Event()
 
         def watch() -> None:
@@ -144,7 +144,7 @@ class Bench:
 
         threading.Thread(target=watch, daemon=True).start()
         began = time.perf_counter()
-        for start, vectors, texts in given:
+        for start, vectors, texts in batches:
             documents = [
                 Document(text, f"d{start + i}", metadata={"n": (start + i) % 100, "half": (start + i) % 2 == 0})
                 for i, text in enumerate(texts)
@@ -205,7 +205,7 @@ class Bench:
         from qwen3_rag.index.exact import faiss
 
         retriever = self.retriever()
-        found = self._dense(retriever)
+        figures = self._dense(retriever)
         module = faiss()
         index = module.IndexScalarQuantizer(DIMENSIONS, module.ScalarQuantizer.QT_fp16, module.METRIC_INNER_PRODUCT)
         for start, vectors, _ in self.batches():
@@ -213,21 +213,21 @@ class Bench:
             del start
         alone = milliseconds(lambda i: index.search(self.data.queries[i % 100][None], 100), 40)
         self.keep("exact", {
-            "p50 ms": found["p50 ms"], "FAISS alone p50 ms": alone["p50 ms"],
-            "times FAISS": round(found["p50 ms"] / alone["p50 ms"], 2),
+            "p50 ms": figures["p50 ms"], "FAISS alone p50 ms": alone["p50 ms"],
+            "times FAISS": round(figures["p50 ms"] / alone["p50 ms"], 2),
         })  # fmt: skip
 
     def part_filters(self) -> None:
         """Filters that allow one in a hundred and one in two, first time and when kept."""
         retriever = self.retriever()
         plain = self._dense(retriever)["p50 ms"]
-        found: dict[str, Any] = {"unfiltered p50 ms": plain}
+        figures: dict[str, Any] = {"unfiltered p50 ms": plain}
         for name, filter in (("1 %", {"n": 17}), ("50 %", {"half": True})):
             began = time.perf_counter()
             retriever.store.allowed(filter)
-            found[f"{name} first time ms"] = round(1000 * (time.perf_counter() - began), 1)
-            found[f"{name} p50 ms"] = self._dense(retriever, filter=filter)["p50 ms"]
-        self.keep("filters", found)
+            figures[f"{name} first time ms"] = round(1000 * (time.perf_counter() - began), 1)
+            figures[f"{name} p50 ms"] = self._dense(retriever, filter=filter)["p50 ms"]
+        self.keep("filters", figures)
 
     def _searched(self, mode: str) -> dict[str, float]:
         from qwen3_rag.index.lexical import search
@@ -254,18 +254,18 @@ class Bench:
     def part_words_peers(self) -> None:
         """The same words in tantivy and bm25s, where installed, at their defaults: making the index, and searching."""
         texts = [t for start in range(0, self.count, BATCH) for t in self.data.passages(start, BATCH)][: self.count]
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         for name, run in (("tantivy", self._tantivy), ("bm25s", self._bm25s)):
             try:
                 began = time.perf_counter()
                 find = run(texts)
             except ImportError:
-                found[name] = "not installed"
+                figures[name] = "not installed"
                 continue
             words = self._eight_words()
-            found[name] = {"index made in s": round(time.perf_counter() - began, 1)}
-            found[name] |= milliseconds(lambda i, find=find, words=words: find(words[i % 50]), 50)  # type: ignore[misc]
-        self.keep("words of peers", found)
+            figures[name] = {"index made in s": round(time.perf_counter() - began, 1)}
+            figures[name] |= milliseconds(lambda i, find=find, words=words: find(words[i % 50]), 50)  # type: ignore[misc]
+        self.keep("words of peers", figures)
 
     def _tantivy(self, texts: list[str]) -> Callable[[str], object]:
         import tantivy
@@ -298,8 +298,8 @@ class Bench:
         index.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
 
         def find(words: str) -> object:
-            asked = bm25s.tokenize(words, stopwords=None, show_progress=False)
-            return index.retrieve(asked, k=100, show_progress=False)
+            tokens = bm25s.tokenize(words, stopwords=None, show_progress=False)
+            return index.retrieve(tokens, k=100, show_progress=False)
 
         return find
 
@@ -310,7 +310,7 @@ class Bench:
         })  # fmt: skip
 
     def part_add(self) -> None:
-        """Ten passages: until `write` returns, and until another process has found one."""
+        """Ten passages: until `write` returns, and until another process finds one."""
         from qwen3_rag import Document
         from qwen3_rag.ingest.indexer import add_with_vectors
 
@@ -341,8 +341,8 @@ class Bench:
         retriever = self.retriever()
         with retriever.store.snapshot():
             view = retriever._current()
-            found = [set(retriever.dense(view, q, 100, view.live)[0].tolist()) for q in self.data.queries[:100]]
-        recall = float(np.mean([len(a & b) / len(a) for a, b in zip(exact, found, strict=True)]))
+            figures = [set(retriever.dense(view, q, 100, view.live)[0].tolist()) for q in self.data.queries[:100]]
+        recall = float(np.mean([len(a & b) / len(a) for a, b in zip(exact, figures, strict=True)]))
         indexes = size_of(self.store_folder, "*") - self.results["load"]["text bytes"]
         self.keep("approximate", {
             **self._dense(retriever, times=200), "recall@100 on real queries": round(recall, 4),
@@ -373,18 +373,18 @@ class Bench:
             began = time.perf_counter()
             load(start, vectors, texts)
             seconds += time.perf_counter() - began
-        found: dict[str, Any] = {"passages a second": round(self.count / seconds)}
+        figures: dict[str, Any] = {"passages a second": round(self.count / seconds)}
         if build is not None:
             began = time.perf_counter()
             build()
-            found["index made in s"] = round(time.perf_counter() - began, 1)
-        found |= milliseconds(lambda i: find(queries[i % 100], False), 20)
-        for name, wanted in (("", None), (", 1 % allowed", {"n": 17})):
-            truth = self._exactly(wanted)
-            got = [set(find(q, wanted is not None)) for q in queries[:100]]
+            figures["index made in s"] = round(time.perf_counter() - began, 1)
+        figures |= milliseconds(lambda i: find(queries[i % 100], False), 20)
+        for name, condition in (("", None), (", 1 % allowed", {"n": 17})):
+            truth = self._exactly(condition)
+            got = [set(find(q, condition is not None)) for q in queries[:100]]
             shares = [len(a & b) / len(a) for a, b in zip(truth, got, strict=True)]
-            found[f"recall@100{name}"] = round(float(np.mean(shares)), 4)
-        found["1 % allowed p50 ms"] = milliseconds(lambda i: find(queries[i % 100], True), 20)["p50 ms"]
+            figures[f"recall@100{name}"] = round(float(np.mean(shares)), 4)
+        figures["1 % allowed p50 ms"] = milliseconds(lambda i: find(queries[i % 100], True), 20)["p50 ms"]
         taken = []
         for i in range(5):
             start = self.count + 10 * i
@@ -392,19 +392,19 @@ class Bench:
             began = time.perf_counter()
             load(start, rows, texts)
             taken.append(1000 * (time.perf_counter() - began))
-        return found | {"ten passages p50 ms": round(float(np.median(taken)), 1)}
+        return figures | {"ten passages p50 ms": round(float(np.median(taken)), 1)}
 
     def part_peers(self) -> None:
         """LanceDB and Chroma, where installed, on the same vectors, texts, metadata and queries."""
-        found: dict[str, Any] = dict(self.results.get("peers", {}))
+        figures: dict[str, Any] = dict(self.results.get("peers", {}))
         for name, run in (("lancedb", self._lancedb), ("chromadb", self._chroma)):
             if name not in self.peers:
                 continue
             try:
-                found |= run()
+                figures |= run()
             except ImportError:
-                found[name] = "not installed"
-            self.keep("peers", found)
+                figures[name] = "not installed"
+            self.keep("peers", figures)
 
     def _lancedb(self) -> dict[str, Any]:
         import lancedb
@@ -423,11 +423,11 @@ class Bench:
             table.add(pa.Table.from_arrays(columns, schema=schema))
 
         def find(query: NDArray[np.float32], filtered: bool) -> list[int]:
-            asked = table.search(query.astype(np.float16)).distance_type("dot").limit(100).select(["id", "_distance"])
+            search = table.search(query.astype(np.float16)).distance_type("dot").limit(100).select(["id", "_distance"])
             if filtered:
-                asked = asked.where("n = 17", prefilter=True)
-            found: list[int] = asked.to_arrow()["id"].to_pylist()
-            return found
+                search = search.where("n = 17", prefilter=True)
+            names: list[int] = search.to_arrow()["id"].to_pylist()
+            return names
 
         version = lancedb.__version__
         flat = self._of_peer(load, find)
@@ -459,28 +459,30 @@ class Bench:
 
         def find(query: NDArray[np.float32], filtered: bool) -> list[int]:
             where = {"n": 17} if filtered else None
-            found = collection.query(query_embeddings=[query], n_results=100, where=where, include=[])
-            return [int(name) for name in found["ids"][0]]
+            figures = collection.query(query_embeddings=[query], n_results=100, where=where, include=[])
+            return [int(name) for name in figures["ids"][0]]
 
         return {f"Chroma {chromadb.__version__}, HNSW": self._of_peer(load, find)}
 
 
 def main() -> None:
-    """Run the parts asked for."""
+    """Run the selected parts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--passages", type=int, default=1_000_000)
     arguments.add_argument("--parts", default=",".join(PARTS))
-    arguments.add_argument("--folder", type=Path, default=Path(".benchmarks"), help="where stores are made")
+    arguments.add_argument("--folder", type=Path, default=Path(".benchmarks"), help="where stores are created")
     arguments.add_argument("--collections", type=Path, default=HERE.parent.parent / "shared/collections")
     arguments.add_argument("--peers", default="lancedb,chromadb", help="Chroma takes hours for a million passages")
-    given = arguments.parse_args()
-    given.folder.mkdir(exist_ok=True)
-    data = Data(given.collections, given.folder)
-    bench = Bench(data, given.passages, given.folder, HERE / f"results/index-{given.passages}.json", given.peers)
+    options = arguments.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    data = Data(options.collections, options.folder)
+    bench = Bench(
+        data, options.passages, options.folder, HERE / f"results/index-{options.passages}.json", options.peers
+    )
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    bench.keep("machine", {"cpu": cpu, "cores": os.cpu_count(), "passages": given.passages, "dimensions": DIMENSIONS})
-    for part in filter(None, given.parts.split(",")):
+    bench.keep("machine", {"cpu": cpu, "cores": os.cpu_count(), "passages": options.passages, "dimensions": DIMENSIONS})
+    for part in filter(None, options.parts.split(",")):
         getattr(bench, f"part_{part}")()
 
 

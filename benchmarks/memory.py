@@ -106,16 +106,16 @@ def main() -> None:
     arguments.add_argument("--only", choices=CASES, help="one case instead of all")
     arguments.add_argument("--layers", type=int, default=4)
     arguments.add_argument("--model", type=Path, help=argparse.SUPPRESS)
-    given = arguments.parse_args()
-    if given.model is not None:
-        read_candidates(given.model, given.only)
-    elif given.tokenizer is None:
+    options = arguments.parse_args()
+    if options.model is not None:
+        read_candidates(options.model, options.only)
+    elif options.tokenizer is None:
         weights()
     else:
         with TemporaryDirectory() as folder:
-            make_model(Path(folder), given.tokenizer, given.layers)
-            for case in [given.only] if given.only else CASES:
-                # Each in a process of its own: memory that was given back still counts.
+            make_model(Path(folder), options.tokenizer, options.layers)
+            for case in [options.only] if options.only else CASES:
+                # Each in a separate process: memory that was released still counts.
                 command = [sys.executable, __file__, "--model", folder, "--only", case]
                 subprocess.run(command, check=True)
 

@@ -1,4 +1,4 @@
-"""Draw the benchmark's results: `python benchmarks/plot.py [results/bench-….json]` writes docs/benchmark.{png,svg}."""
+"""Plot benchmark results: `benchmarks/plot.py [results/bench-….json]` writes docs/assets/benchmark.{png,svg}."""
 
 import json
 import sys
@@ -22,8 +22,8 @@ def bars(axes: Any, systems: dict[str, dict[str, Any]], title: str) -> None:
     ]
     seconds = [row["seconds"] for _, row in ordered]
     colours = [OURS if name.startswith("qwen3-rag") else PEER for name in names]
-    found = axes.barh(names, seconds, color=colours)
-    axes.bar_label(found, [f"{value:.1f} s" for value in seconds], padding=4)
+    bars = axes.barh(names, seconds, color=colours)
+    axes.bar_label(bars, [f"{value:.1f} s" for value in seconds], padding=4)
     axes.set_xlim(0, max(seconds) * 1.16)
     axes.set_xlabel("seconds, less is better")
     axes.set_title(title, loc="left", fontsize=11)
@@ -57,10 +57,10 @@ def lengths(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Draw what the newest results hold."""
-    given = sys.argv[1:] or sorted(
+    paths = sys.argv[1:] or sorted(
         map(str, (HERE / "results").glob("bench-*.json")), key=lambda p: Path(p).stat().st_mtime
     )
-    results = json.loads(Path(given[-1]).read_text())
+    results = json.loads(Path(paths[-1]).read_text())
     both = "lengths" in results
     figure, axes = plt.subplots(1, 1 + both, figsize=(12 if both else 8, 4.2), squeeze=False, layout="constrained")
     rerank, machine = results["rerank"], results["machine"]
@@ -76,7 +76,7 @@ def main() -> None:
         ha="left",
     )
     for ending in ("png", "svg"):
-        figure.savefig(HERE.parent / f"docs/benchmark.{ending}", dpi=130)
+        figure.savefig(HERE.parent / f"docs/assets/benchmark.{ending}", dpi=130)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 from ir_measures import Qrel, ScoredDoc, nDCG
 
 from qwen3_rag import Pipeline, Reranker, Results
-from qwen3_rag.models.runtimes import Reading
+from qwen3_rag.models.runtimes import RerankResult
 
 MEASURE = nDCG @ 10
 BLENDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -33,9 +33,9 @@ def judged(folder: Path, most: int | None) -> tuple[Queries, list[Qrel]]:
     """The first `most` judged queries of a collection, in the file's order, and their judgements."""
     with next((folder / "qrels").glob("*.tsv")).open(encoding="utf-8") as file:
         qrels = [Qrel(r["query-id"], r["corpus-id"], int(r["score"])) for r in csv.DictReader(file, delimiter="\t")]
-    wanted = {qrel.query_id for qrel in qrels if qrel.relevance > 0}
+    relevant = {qrel.query_id for qrel in qrels if qrel.relevance > 0}
     records = map(json.loads, (folder / "queries.jsonl").read_text("utf-8").splitlines())
-    queries = {r["_id"]: r["text"] for r in records if r["_id"] in wanted}
+    queries = {r["_id"]: r["text"] for r in records if r["_id"] in relevant}
     queries = dict(list(queries.items())[:most])
     return queries, [qrel for qrel in qrels if qrel.query_id in queries]
 
@@ -72,13 +72,13 @@ class Remembering:
         instruction: str | None = None,
         deadline: float | None = None,
         cancel: object = None,
-    ) -> Reading:
+    ) -> RerankResult:
         """Log-odds as the reranker gives them."""
         new = [text for text in documents if (query, text, instruction) not in self.scores]
         for text, value in zip(new, self.reranker.log_odds(query, new, instruction), strict=True):
             self.scores[query, text, instruction] = value
         values = [self.scores[query, text, instruction] for text in documents]
-        return Reading(np.array(values, dtype=np.float32), np.zeros(len(values), dtype=np.int64))
+        return RerankResult(np.array(values, dtype=np.float32), np.zeros(len(values), dtype=np.int64))
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate(
 
     Args:
         folder: A collection in BEIR layout.
-        store: Where to make the store, or a store of this collection made before.
+        store: Where to create the store, or an existing store of this collection.
         queries: Measure the first so many judged ones; None for all.
         rerank: Candidates to rerank; 0 measures the first stage only.
         instruction: For the reranker.
@@ -96,8 +96,10 @@ def evaluate(
     texts, qrels = judged(folder, queries)
     started = time.monotonic()
     remembering = Remembering(Reranker("demo", max_length=1024))
-    made = Pipeline.open(store, reranker=remembering) if store.exists() else Pipeline.create(store, "demo", remembering)
-    with made as pipeline:
+    opened = (
+        Pipeline.open(store, reranker=remembering) if store.exists() else Pipeline.create(store, "demo", remembering)
+    )
+    with opened as pipeline:
         passages = pipeline.index(folder / "corpus.jsonl", show_progress=True).passages
         indexed = time.monotonic()
         modes: dict[str, dict[str, Any]] = {
@@ -110,10 +112,10 @@ def evaluate(
             modes |= {
                 "reranker alone": options,
             } | {f"blend {b}": options | {"blend": b} for b in BLENDS}
-        found, by_query = {}, {}
+        means, by_query = {}, {}
         for name, options in modes.items():
             values = score(texts, qrels, lambda q, o=options: pipeline.search(q, group_by_document=True, **o))  # type: ignore[misc]
-            found[name] = round(sum(values.values()) / len(texts), 4)
+            means[name] = round(sum(values.values()) / len(texts), 4)
             by_query[name] = {query: round(value, 3) for query, value in values.items()}
     halves = _halves(by_query) if rerank else None
     return {
@@ -121,7 +123,7 @@ def evaluate(
         "passages": passages,
         "queries": len(texts),
         "reranked": rerank,
-        "nDCG@10": found,
+        "nDCG@10": means,
         "blend chosen on one half, measured on the other": halves,
         "by query": by_query,
         "seconds": {"index": round(indexed - started, 1), "search": round(time.monotonic() - indexed, 1)},
@@ -132,28 +134,28 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--queries", type=int, help="first so many judged queries; all if not given")
+    parser.add_argument("--queries", type=int, help="number of judged queries; by default all")
     parser.add_argument("--rerank", type=int, default=0, help="candidates to rerank; 0 for the first stage only")
     parser.add_argument("--instruction", help="for the reranker: a preset's name or a sentence")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
-    given = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("qwen3_rag").setLevel(logging.INFO)
     rows = []
-    for folder in given.folders:
+    for folder in options.folders:
         with TemporaryDirectory() as place:
             row = evaluate(
                 folder,
                 Path(place) / "store",
-                queries=given.queries,
-                rerank=given.rerank,
-                instruction=given.instruction,
+                queries=options.queries,
+                rerank=options.rerank,
+                instruction=options.instruction,
             )
         rows.append(row)
         print(json.dumps({key: value for key, value in row.items() if key != "by query"}))
-    if given.json:
+    if options.json:
         machine = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
-        given.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

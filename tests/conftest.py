@@ -1,4 +1,4 @@
-"""Small real models, made on the spot; and the collections kept beside the repository, where they are."""
+"""Small real models built for the tests, and the collections beside the repository if they exist."""
 
 import json
 import os

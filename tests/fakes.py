@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3_rag.models.runtimes import Reading
+from qwen3_rag.models.runtimes import RerankResult
 
 DIMENSIONS = 32
 
@@ -57,7 +57,7 @@ class LengthReranker:
         instruction: str | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
-    ) -> Reading:
+    ) -> RerankResult:
         log_odds = np.full(len(documents), np.nan, dtype=np.float32)
         stopped = None
         for place, document in enumerate(documents):
@@ -66,7 +66,7 @@ class LengthReranker:
                 break
             time.sleep(self.seconds)
             log_odds[place] = -len(document) / 100
-        return Reading(log_odds, np.zeros(len(documents), dtype=np.int64), 0, stopped)
+        return RerankResult(log_odds, np.zeros(len(documents), dtype=np.int64), 0, stopped)
 
     def describe(self) -> dict[str, Any]:
         return {"model": "length"}

@@ -54,7 +54,7 @@ def test_search_prints_a_table_or_json_lines(store: Path) -> None:
     assert (hit["document_id"], hit["rank"], hit["reranked"]) == ("q1", 1, True)
     lines = run("search", store, "moon", "--json", "--no-rerank", "--mode", "lexical").stdout.splitlines()
     assert json.loads(lines[0])["title"] == "Tides"
-    assert "nothing found" in run("search", store, "moon", "--filter", '{"lang": "xx"}').stdout
+    assert "no hits" in run("search", store, "moon", "--filter", '{"lang": "xx"}').stdout
 
 
 def test_explain_shows_both_stages(store: Path) -> None:
@@ -115,10 +115,10 @@ def test_settings_come_from_flags_then_the_environment_then_a_file(store: Path, 
     assert count(QWEN3_RAG_SEARCH_TOP_K="1") == 1
     assert count("-k", 3, QWEN3_RAG_SEARCH_TOP_K="1") == 3
     lines = run("config", "--json", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout.splitlines()
-    found = {(row["command"], row["option"]): (row["value"], row["from"]) for row in map(json.loads, lines)}
-    assert found["search", "top_k"] == (1, "QWEN3_RAG_SEARCH_TOP_K")
-    assert found["search", "mode"] == ("lexical", "qwen3-rag.toml")
-    assert found["search", "blend"] == (0.0, "default")
+    values = {(row["command"], row["option"]): (row["value"], row["from"]) for row in map(json.loads, lines)}
+    assert values["search", "top_k"] == (1, "QWEN3_RAG_SEARCH_TOP_K")
+    assert values["search", "mode"] == ("lexical", "qwen3-rag.toml")
+    assert values["search", "blend"] == (0.0, "default")
     assert "QWEN3_RAG_SEARCH_TOP_K" in run("config", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout
     for said, message in (
         ("[serch]", "no command 'serch'"),
@@ -212,7 +212,7 @@ def test_delete_optimize_and_verify(store: Path, tmp_path: Path) -> None:
     raw[3] ^= 1
     (copy / "vectors-2.bin").write_bytes(raw)
     done = run("verify", copy, code=1)
-    assert "rows 0 to 31 are not as written" in done.stdout
+    assert "rows 0 to 31 do not match their checksum" in done.stdout
     assert "1 faults" in done.stdout
     (questions := tmp_path / "none.txt").write_text("\n")
     assert "holds no questions" in run("optimize", copy, "--queries", questions, code=2).stderr

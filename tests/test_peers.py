@@ -31,8 +31,8 @@ def run(
     monkeypatch.syspath_prepend(str(PEERS))
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), *threads])
     runpy.run_path(str(PEERS / f"{name}.py"), run_name="__main__")
-    found: dict[str, object] = json.loads(capfd.readouterr().out.splitlines()[-1])
-    return found
+    report: dict[str, object] = json.loads(capfd.readouterr().out.splitlines()[-1])
+    return report
 
 
 @pytest.mark.filterwarnings("ignore")  # OpenVINO traces the model, which warns
@@ -57,12 +57,12 @@ def test_a_peer_gives_the_official_scores(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip(package, reason=f"the peer's package {package} is not installed here")
-    found = run(monkeypatch, capfd, name, tiny_reranker, job, *settings)
+    report = run(monkeypatch, capfd, name, tiny_reranker, job, *settings)
     expected = Reranker(str(tiny_reranker), dtype="float32", runtime="transformers", instruction=INSTRUCTION)
-    np.testing.assert_allclose(found["log_odds"], expected.log_odds(QUERY, DOCUMENTS), atol=within)
-    assert 0 < float(str(found["seconds"])) < 60
-    assert isinstance(found["settings"], dict)
-    assert found["settings"]["batch_size"] in (2, 8)
+    np.testing.assert_allclose(report["log_odds"], expected.log_odds(QUERY, DOCUMENTS), atol=within)
+    assert 0 < float(str(report["seconds"])) < 60
+    assert isinstance(report["settings"], dict)
+    assert report["settings"]["batch_size"] in (2, 8)
 
 
 def test_the_embedding_peer_gives_our_vectors(

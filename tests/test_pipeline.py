@@ -132,11 +132,11 @@ def test_a_deadline_keeps_the_first_stages_order_and_says_so(filled: Pipeline) -
 def test_a_cascade_puts_what_the_last_stage_read_first(filled: Pipeline, tmp_path: Path, tiny_classifier: Path) -> None:
     cascade = Cascade([(filled.reranker, 30), (Reranker(str(tiny_classifier), dtype="float32"), 5)])
     with Pipeline.open(filled.store.folder, reranker=cascade) as pipeline:
-        found = pipeline.search("tides", top_k=40, candidates=40)
+        hits = pipeline.search("tides", top_k=40, candidates=40)
         first = filled.search("tides", top_k=30, candidates=30)
-        assert {hit.id for hit in found[:5]} == {hit.id for hit in first[:5]}
-        assert [hit.id for hit in found[5:30]] == [hit.id for hit in first[5:30]]
-        assert [hit.reranked for hit in found] == [True] * 30 + [False] * 10
+        assert {hit.id for hit in hits[:5]} == {hit.id for hit in first[:5]}
+        assert [hit.id for hit in hits[5:30]] == [hit.id for hit in first[5:30]]
+        assert [hit.reranked for hit in hits] == [True] * 30 + [False] * 10
     with pytest.raises(InvalidArgumentError, match=r"\[5, 30\] candidates; expected falling"):
         Cascade([(filled.reranker, 5), (filled.reranker, 30)])
     with Pipeline.create(tmp_path / "cascade", filled.embedder, cascade) as pipeline:
@@ -146,10 +146,10 @@ def test_a_cascade_puts_what_the_last_stage_read_first(filled: Pipeline, tmp_pat
         assert len(pipeline.search("tides")) == 3
 
 
-def assert_same(found: Results, expected: Results) -> None:
+def assert_same(results: Results, expected: Results) -> None:
     """The same hits; in a batch with others a score may differ in its last digits."""
-    assert [hit.id for hit in found] == [hit.id for hit in expected]
-    for one, other in zip(found, expected, strict=True):
+    assert [hit.id for hit in results] == [hit.id for hit in expected]
+    for one, other in zip(results, expected, strict=True):
         assert one.log_odds == pytest.approx(other.log_odds, abs=1e-4)
         assert one.retrieval_score == pytest.approx(other.retrieval_score, abs=1e-5)
         assert (one.text, one.metadata, one.reranked) == (other.text, other.metadata, other.reranked)
@@ -170,28 +170,29 @@ def test_many_and_async_give_the_serial_results(filled: Pipeline) -> None:
                 await asyncio.sleep(0.001)
 
         ticking = asyncio.create_task(tick())
-        found = await asyncio.gather(*(filled.asearch(query, top_k=3, candidates=10) for query in queries))
+        answers = await asyncio.gather(*(filled.asearch(query, top_k=3, candidates=10) for query in queries))
         ticking.cancel()
-        return list(found), ticks
+        return list(answers), ticks
 
-    found, ticks = asyncio.run(together())
-    for one, expected in zip(found, serial, strict=True):
+    answers, ticks = asyncio.run(together())
+    for one, expected in zip(answers, serial, strict=True):
         assert_same(one, expected)
     assert ticks > 3, "the event loop went on"
 
 
 def test_threads_share_one_pipeline(filled: Pipeline) -> None:
     expected = filled.search("tides", top_k=3, candidates=10)
-    found: list[Results] = []
+    answers: list[Results] = []
     threads = [
-        threading.Thread(target=lambda: found.append(filled.search("tides", top_k=3, candidates=10))) for _ in range(8)
+        threading.Thread(target=lambda: answers.append(filled.search("tides", top_k=3, candidates=10)))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8
-    for results in found:
+    assert len(answers) == 8
+    for results in answers:
         assert_same(results, expected)
 
 
@@ -251,9 +252,9 @@ def test_a_document_that_is_a_title_only_is_found(empty: Pipeline) -> None:
 
 
 def test_tuples_and_later_changes_of_metadata_do_no_harm(empty: Pipeline) -> None:
-    given = {"tags": ("a", "b")}
-    document = Document("text", "d", metadata=given)
-    given["tags"] = object()
+    metadata = {"tags": ("a", "b")}
+    document = Document("text", "d", metadata=metadata)
+    metadata["tags"] = object()
     empty.add([document])
     assert empty.add([document]).unchanged == 1
 
@@ -338,7 +339,7 @@ def test_another_embedder_is_refused(filled: Pipeline, tmp_path: Path, tokenizer
     from conftest import save_model
 
     other = save_model(tmp_path / "other", "embedding", seed=5, tokenizer=tokenizer_json)
-    with pytest.raises(EmbedderMismatchError, match="embeds a fixed text otherwise"):
+    with pytest.raises(EmbedderMismatchError, match="embeds a fixed text differently"):
         Pipeline.open(filled.store.folder, embedder=str(other))
     with pytest.raises(EmbedderMismatchError, match="gives 32 dimensions"):
         Pipeline.open(filled.store.folder, embedder=Embedder(filled.embedder.model, dimensions=32))
@@ -523,7 +524,7 @@ def test_stores_that_cannot_be_made_or_opened(tmp_path: Path, filled: Pipeline) 
         ({"chunk_tokens": 3}, "chunk_tokens is 3"),
         ({"chunk_overlap": 300}, "chunk_overlap is 300; expected at most half"),
         ({"embedder": "gpt"}, "unknown embedder 'gpt'"),
-        ({"reranker": None, "device": "cpu"}, "device given, but both models are ready-made"),
+        ({"reranker": None, "device": "cpu"}, "device passed, but both models are objects already"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             Pipeline.create(tmp_path / "s", **({"embedder": filled.embedder} | options))

@@ -12,7 +12,7 @@ import pytest
 
 from fakes import LengthReranker, WordEmbedder
 from qwen3_rag import Document, Pipeline
-from qwen3_rag.models import asynchrony
+from qwen3_rag.models import concurrency
 from qwen3_rag.ranking import SearchOptions
 
 QUERY = "apple pear plum cherry fig"
@@ -64,7 +64,7 @@ def test_a_deadline_of_asearch_counts_from_its_call_not_from_when_a_thread_is_fr
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(1)
-    monkeypatch.setattr(asynchrony, "_pool", lambda: pool)
+    monkeypatch.setattr(concurrency, "_pool", lambda: pool)
     busy = threading.Event()
     pool.submit(busy.wait)
 

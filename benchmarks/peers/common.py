@@ -22,13 +22,13 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 def parser(about: str | None) -> argparse.ArgumentParser:
     """Arguments that every peer understands; a script adds its own."""
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("model", type=Path, help="folder of a transformers checkpoint, tokenizer.json beside it")
-    made.add_argument("job", type=Path, help="JSON file with query, documents and instruction")
-    made.add_argument("--batch-size", type=int, default=8)
-    made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--warm-up", type=int, default=None, help="documents of the first, untimed run; default: all")
-    return made
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of a transformers checkpoint, tokenizer.json beside it")
+    parser.add_argument("job", type=Path, help="JSON file with query, documents and instruction")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warm-up", type=int, default=None, help="documents of the first, untimed run; default: all")
+    return parser
 
 
 def read_job(path: Path) -> tuple[str, list[str], str]:
@@ -45,14 +45,14 @@ def head_and_tails(path: Path) -> tuple[str, list[str]]:
 
 
 def batches(lengths: Sequence[int], size: int, by_length: bool = True) -> list[list[int]]:
-    """Positions in batches of `size`; the longest first, so that memory is asked for once, or in the order given."""
+    """Positions in batches of `size`; the longest first, so that memory is allocated once, or in input order."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i]) if by_length else list(range(len(lengths)))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def settings_of(given: argparse.Namespace, **further: Any) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace, **further: Any) -> dict[str, Any]:
     """The settings to print, without the paths."""
-    kept = {name: value for name, value in vars(given).items() if name not in ("model", "job", "warm_up")}
+    kept = {name: value for name, value in vars(options).items() if name not in ("model", "job", "warm_up")}
     return kept | further
 
 
@@ -73,7 +73,7 @@ def report(
         run(items[:warm_up])
     cold = time.perf_counter() - began
     began = time.perf_counter()
-    found = run(items)
+    scores = run(items)
     seconds = time.perf_counter() - began
     sys.stdout.flush()
-    print(json.dumps({"seconds": seconds, "cold_seconds": cold, "settings": settings, key: list(map(float, found))}))
+    print(json.dumps({"seconds": seconds, "cold_seconds": cold, "settings": settings, key: list(map(float, scores))}))

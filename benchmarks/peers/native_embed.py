@@ -15,17 +15,17 @@ def main() -> None:
     arguments.add_argument("--dtype", default="auto")
     arguments.add_argument("--no-compile", action="store_true")
     arguments.add_argument("--tokens", type=int, default=2048, help="tokens of a batch")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO)
-    options = {"compile": not given.no_compile, "token_budget": given.tokens}
-    embedder = Embedder(str(given.model), dtype=given.dtype, runtime_options=options)
+    options = {"compile": not options.no_compile, "token_budget": options.tokens}
+    embedder = Embedder(str(options.model), dtype=options.dtype, runtime_options=options)
     embedder.loaded  # noqa: B018  (loads and compiles)
 
     def run(documents: Sequence[str]) -> list[float]:
         return embedder.encode_document(list(documents))[:, 0].tolist()
 
-    report(run, read_job(given.job)[1], given.warm_up, settings_of(given, **embedder.runs_on), "first_values")
+    report(run, read_job(options.job)[1], options.warm_up, settings_of(options, **embedder.runs_on), "first_values")
 
 
 if __name__ == "__main__":

@@ -15,18 +15,18 @@ def main() -> None:
     arguments.add_argument("--dtype", default="auto")
     arguments.add_argument("--no-compile", action="store_true")
     arguments.add_argument("--tokens", type=int, default=2048, help="tokens of a batch")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO)
-    options = {"compile": not given.no_compile, "token_budget": given.tokens}
-    reranker = Reranker(str(given.model), dtype=given.dtype, runtime_options=options)
+    options = {"compile": not options.no_compile, "token_budget": options.tokens}
+    reranker = Reranker(str(options.model), dtype=options.dtype, runtime_options=options)
     reranker.loaded  # noqa: B018  (loads and compiles)
-    query, documents, instruction = read_job(given.job)
+    query, documents, instruction = read_job(options.job)
 
     def run(documents: Sequence[str]) -> list[float]:
         return reranker.log_odds(query, documents, instruction).tolist()
 
-    report(run, documents, given.warm_up, settings_of(given, **reranker.runs_on), "log_odds")
+    report(run, documents, options.warm_up, settings_of(options, **reranker.runs_on), "log_odds")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 def causal(module: Any, q: Any, k: Any, v: Any, mask: Any, **_: Any) -> tuple[Any, None]:
     """Attention without any mask but the causal one: one fused operation after the conversion."""
     k, v = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (k, v))
-    found = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=module.scaling)
-    return found.transpose(1, 2), None
+    scores = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=module.scaling)
+    return scores.transpose(1, 2), None
 
 
 class LogOdds(torch.nn.Module):
@@ -35,19 +35,21 @@ class LogOdds(torch.nn.Module):
         return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0].float() @ self.direction
 
 
-def converted(given: Any, no_yes: list[int]) -> Any:
+def converted(options: Any, no_yes: list[int]) -> Any:
     """The compiled model, with the weights in float16 or int8 and products in the precision asked for."""
     AttentionInterface.register("causal", causal)
     AttentionMaskInterface.register("causal", lambda *_, **__: None)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32, attn_implementation="causal").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.float32, attn_implementation="causal"
+    ).eval()
     example = {"ids": torch.ones((2, 9), dtype=torch.long), "last": torch.tensor([8, 6])}
     graph = ov.convert_model(LogOdds(model, no_yes), example_input=example)
-    if given.weights == "int8":
+    if options.weights == "int8":
         import nncf
 
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
-    hints = {"INFERENCE_PRECISION_HINT": given.precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": given.group_size}
-    hints |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": given.threads}
+    hints = {"INFERENCE_PRECISION_HINT": options.precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": options.group_size}
+    hints |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": options.threads}
     return ov.Core().compile_model(graph, "CPU", hints)
 
 
@@ -57,23 +59,23 @@ def main() -> None:
     arguments.add_argument("--precision", default="bf16", help="bf16, f16 or f32")
     arguments.add_argument("--weights", default="float", choices=["float", "int8"])
     arguments.add_argument("--group-size", type=int, default=0, help="activations quantised on the fly in such groups")
-    given = arguments.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(given.model)
-    request = converted(given, tokenizer.convert_tokens_to_ids(["no", "yes"])).create_infer_request()
-    head, tails = head_and_tails(given.job)
+    options = arguments.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    request = converted(options, tokenizer.convert_tokens_to_ids(["no", "yes"])).create_infer_request()
+    head, tails = head_and_tails(options.job)
 
     def run(tails: Sequence[str]) -> list[float]:
         ids = tokenizer([head + tail for tail in tails], add_special_tokens=False)["input_ids"]
-        found = [0.0] * len(ids)
-        for batch in batches([len(i) for i in ids], given.batch_size):
+        scores = [0.0] * len(ids)
+        for batch in batches([len(i) for i in ids], options.batch_size):
             longest = max(len(ids[i]) for i in batch)
             rows = torch.tensor([ids[i] + [0] * (longest - len(ids[i])) for i in batch])
             last = torch.tensor([len(ids[i]) - 1 for i in batch])
             for i, value in zip(batch, request.infer({"ids": rows.numpy(), "last": last.numpy()})[0], strict=True):
-                found[i] = float(value)
-        return found
+                scores[i] = float(value)
+        return scores
 
-    report(run, tails, given.warm_up, settings_of(given, openvino=ov.__version__), "log_odds")
+    report(run, tails, options.warm_up, settings_of(options, openvino=ov.__version__), "log_odds")
 
 
 if __name__ == "__main__":

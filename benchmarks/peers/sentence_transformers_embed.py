@@ -21,29 +21,29 @@ def main() -> None:
     arguments.add_argument("--attention", default="sdpa", help="sdpa or eager")
     arguments.add_argument("--compile", action="store_true", help="the library's own SentenceTransformer.compile")
     arguments.add_argument("--vectors", type=Path, help="save the vectors here (.npy)")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
     model = sentence_transformers.SentenceTransformer(
-        str(given.model),
+        str(options.model),
         device="cpu",
-        model_kwargs={"dtype": getattr(torch, given.dtype), "attn_implementation": given.attention},
+        model_kwargs={"dtype": getattr(torch, options.dtype), "attn_implementation": options.attention},
     )
     model.max_seq_length = 8192
-    if given.compile:
+    if options.compile:
         model.compile(dynamic=True)
     rows = []
 
     def run(documents: Sequence[str]) -> list[float]:
         texts = [document + END for document in documents]
-        found = model.encode(texts, batch_size=given.batch_size, normalize_embeddings=True, show_progress_bar=False)
-        rows[:] = [np.asarray(found, dtype=np.float32)]
+        scores = model.encode(texts, batch_size=options.batch_size, normalize_embeddings=True, show_progress_bar=False)
+        rows[:] = [np.asarray(scores, dtype=np.float32)]
         return [float(row[0]) for row in rows[0]]
 
-    settings = settings_of(given, sentence_transformers=sentence_transformers.__version__)
+    settings = settings_of(options, sentence_transformers=sentence_transformers.__version__)
     settings.pop("vectors")
-    report(run, read_job(given.job)[1], given.warm_up, settings, "first_values")
-    if given.vectors:
-        np.save(given.vectors, rows[0])
+    report(run, read_job(options.job)[1], options.warm_up, settings, "first_values")
+    if options.vectors:
+        np.save(options.vectors, rows[0])
 
 
 if __name__ == "__main__":

@@ -16,25 +16,25 @@ def main() -> None:
     arguments.add_argument("--dtype", default="bfloat16")
     arguments.add_argument("--attention", default="sdpa", help="sdpa or eager")
     arguments.add_argument("--compile", action="store_true", help="the library's own CrossEncoder.compile")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
     model = sentence_transformers.CrossEncoder(
-        str(given.model),
+        str(options.model),
         device="cpu",
         max_length=8192,
         activation_fn=torch.nn.Identity(),
-        model_kwargs={"dtype": getattr(torch, given.dtype), "attn_implementation": given.attention},
+        model_kwargs={"dtype": getattr(torch, options.dtype), "attn_implementation": options.attention},
     )
-    if given.compile:
+    if options.compile:
         model.compile(dynamic=True)
-    head, tails = head_and_tails(given.job)
+    head, tails = head_and_tails(options.job)
 
     def run(tails: Sequence[str]) -> list[float]:
         pairs = [(head, tail) for tail in tails]
-        return list(model.predict(pairs, batch_size=given.batch_size, show_progress_bar=False))
+        return list(model.predict(pairs, batch_size=options.batch_size, show_progress_bar=False))
 
-    settings = settings_of(given, sentence_transformers=sentence_transformers.__version__)
-    report(run, tails, given.warm_up, settings, "log_odds")
+    settings = settings_of(options, sentence_transformers=sentence_transformers.__version__)
+    report(run, tails, options.warm_up, settings, "log_odds")
 
 
 if __name__ == "__main__":

@@ -16,30 +16,30 @@ __all__ = ["Qwen3Rerank"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-Reranker-0.6B"
 SETTINGS = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
-# One for all objects, as a lock can neither be copied nor pickled; no weights are loaded under it.
+# Shared by all objects, because a lock can neither be copied nor pickled; weights are not loaded under it.
 _building = threading.Lock()
 
 
 class Qwen3Rerank(BaseDocumentCompressor):
-    """Keeps the documents that best meet the query, for `ContextualCompressionRetriever`.
+    """Keeps the most relevant documents for a query, for use in `ContextualCompressionRetriever`.
 
-    Ids and metadata stay as they are and inputs are not changed; copies carry the probability of yes under
-    `relevance_score`, fresh on every pass. A score that was there before is kept under `retrieval_score`.
+    Inputs are not changed. The returned copies keep ids and metadata, with the probability of yes as
+    `relevance_score`; an earlier `relevance_score` is kept as `retrieval_score`.
 
-    Fields may be assigned, and `model_copy(update=...)` takes effect: another model is loaded at the next use. Copies
-    and pickles carry the fields, not the weights.
+    Assigning a field or `model_copy(update=...)` takes effect at the next use, which loads another model if necessary.
+    Copies and pickles carry the fields, not the weights.
 
     Raises:
-        pydantic.ValidationError: Unknown fields, wrong values, or settings of a model together with `reranker`; on
-            assignment too, and the object stays as it was.
+        pydantic.ValidationError: A field is unknown, a value is wrong, or a model's settings are combined with
+            `reranker`. A failed assignment leaves the object unchanged.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
     model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
-    reranker: Any = Field(default=None, exclude=True, description="A ready Reranker or Cascade, in place of a model.")
-    top_n: int = Field(default=3, ge=1, description="Documents to keep.")
-    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability of a document kept.")
+    reranker: Any = Field(default=None, exclude=True, description="A Reranker or Cascade to use instead of `model`.")
+    top_n: int = Field(default=3, ge=1, description="Number of documents to keep.")
+    min_score: float | None = Field(default=None, ge=0, le=1, description="Lowest probability of a document to keep.")
     instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
     runtime: str = "native"
     runtime_options: dict[str, Any] = Field(default_factory=dict)
@@ -58,18 +58,18 @@ class Qwen3Rerank(BaseDocumentCompressor):
         try:
             super().__setattr__(name, value)
         except ValidationError:
-            # pydantic leaves what the validator of the whole has refused.
+            # pydantic keeps a value that a model validator rejected.
             self.__dict__.update(before)
             raise
 
     def _current(self) -> RerankerProtocol:
-        """The reranker that the fields describe now; weights are loaded at first use."""
+        """The reranker that the current fields describe; weights load at first use."""
         settings = {name: getattr(self, name) for name in SETTINGS}
         if self.reranker is not None:
             if not hasattr(self.reranker, "read"):
                 raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
-            if set_too := [name for name in SETTINGS if settings[name] != _default(name)]:
-                raise ValueError(f"{', '.join(set_too)} given together with reranker; expected one or the other")
+            if conflicting := [name for name in SETTINGS if settings[name] != _default(name)]:
+                raise ValueError(f"{', '.join(conflicting)} set together with reranker; expected one or the other")
             self._built = None
             return self.reranker  # type: ignore[no-any-return]
         with _building:
@@ -86,19 +86,19 @@ class Qwen3Rerank(BaseDocumentCompressor):
         Args:
             documents: Texts or documents.
             query: The query.
-            top_n: In place of the object's.
+            top_n: Replaces the object's `top_n`.
         """
         return [{"index": r.corpus_id, "relevance_score": r.score} for r in self._best(documents, query, top_n)]
 
     def _best(self, documents: Sequence[str | Document], query: str, top_n: int | None) -> list[Ranked]:
-        wanted = self.top_n if top_n is None else top_n
-        if wanted < 1:
-            raise ValueError(f"top_n is {wanted}; expected at least 1")
+        limit = self.top_n if top_n is None else top_n
+        if limit < 1:
+            raise ValueError(f"top_n is {limit}; expected at least 1")
         if not documents:
             return []
         texts = [d if isinstance(d, str) else d.page_content for d in documents]
-        found = ranked(self._current().read(query, texts, self.instruction))
-        return [r for r in found if self.min_score is None or r.score >= self.min_score][:wanted]
+        ranking = ranked(self._current().read(query, texts, self.instruction))
+        return [r for r in ranking if self.min_score is None or r.score >= self.min_score][:limit]
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

@@ -26,23 +26,23 @@ __all__ = ["Qwen3Rerank"]
 
 DEFAULT_MODEL = "Qwen/Qwen3-Reranker-0.6B"
 SETTINGS = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
-# One for all objects, as a lock can neither be copied nor pickled; no weights are loaded under it.
+# Shared by all objects, because a lock can neither be copied nor pickled; weights are not loaded under it.
 _building = threading.Lock()
 dispatcher = get_dispatcher(__name__)
 
 
 class Qwen3Rerank(BaseNodePostprocessor):
-    """Keeps the nodes that best meet the query, for a query engine's `node_postprocessors`.
+    """Keeps the most relevant nodes for a query, for use in a query engine's `node_postprocessors`.
 
-    Nodes given are not changed; copies carry the probability of yes as their score. The text read is the node's
-    content in embedding mode, metadata included as the node says.
+    Input nodes are not changed; the returned copies carry the probability of yes as their score. The reranker reads a
+    node's content in embedding mode, with the metadata that the node includes in that mode.
 
-    Fields may be assigned, and `model_copy(update=...)` takes effect: another model is loaded at the next use. Copies
-    and pickles carry the fields, not the weights.
+    Assigning a field or `model_copy(update=...)` takes effect at the next use, which loads another model if necessary.
+    Copies and pickles carry the fields, not the weights.
 
     Raises:
-        pydantic.ValidationError: Unknown fields, wrong values, or settings of a model together with `reranker`; on
-            assignment too, and the object stays as it was.
+        pydantic.ValidationError: A field is unknown, a value is wrong, or a model's settings are combined with
+            `reranker`. A failed assignment leaves the object unchanged.
     """
 
     model_config = ConfigDict(
@@ -53,10 +53,14 @@ class Qwen3Rerank(BaseNodePostprocessor):
     )
 
     model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
-    reranker: Any = Field(default=None, description="A ready Reranker or Cascade, or one described; not with a model.")
-    top_n: int = Field(default=3, ge=1, description="Nodes to keep.")
+    reranker: Any = Field(
+        default=None, description="A Reranker or Cascade to use instead of `model`, or its description."
+    )
+    top_n: int = Field(default=3, ge=1, description="Number of nodes to keep.")
     instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
-    keep_retrieval_score: bool = Field(default=False, description="Keep the score before as metadata retrieval_score.")
+    keep_retrieval_score: bool = Field(
+        default=False, description="Keep the earlier score as metadata `retrieval_score`."
+    )
     runtime: str = "native"
     runtime_options: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
@@ -79,13 +83,13 @@ class Qwen3Rerank(BaseNodePostprocessor):
         try:
             super().__setattr__(name, value)
         except ValidationError:
-            # pydantic leaves what the validator of the whole has refused.
+            # pydantic keeps a value that a model validator rejected.
             self.__dict__.update(before)
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        # LlamaIndex takes what cannot be pickled out of the object itself: out of a copy, here. Callbacks may stay
-        # behind; without one of these another model than the user's would arrive.
+        # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy. Callbacks may be lost,
+        # but without one of these fields the pickle would load a different model.
         state = super(Qwen3Rerank, self.model_copy()).__getstate__()
         for name in (*SETTINGS, "reranker"):
             if name not in state["__dict__"]:
@@ -93,13 +97,13 @@ class Qwen3Rerank(BaseNodePostprocessor):
         return state
 
     def _current(self) -> RerankerProtocol:
-        """The reranker that the fields describe now; weights are loaded at first use."""
+        """The reranker that the current fields describe; weights load at first use."""
         settings = {name: getattr(self, name) for name in SETTINGS}
         if self.reranker is not None:
             if not hasattr(self.reranker, "read"):
                 raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
-            if set_too := [name for name in SETTINGS if settings[name] != _default(name)]:
-                raise ValueError(f"{', '.join(set_too)} given together with reranker; expected one or the other")
+            if conflicting := [name for name in SETTINGS if settings[name] != _default(name)]:
+                raise ValueError(f"{', '.join(conflicting)} set together with reranker; expected one or the other")
             self._built = None
             return self.reranker  # type: ignore[no-any-return]
         with _building:
@@ -114,7 +118,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Name under which LlamaIndex serialises the component."""
+        """Name of the component in LlamaIndex's serialisation."""
         return "Qwen3Rerank"
 
     @property
@@ -126,7 +130,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("query_bundle is None; expected the query that the nodes are to be ranked for")
+            raise ValueError("query_bundle is None; expected the query to rank the nodes for")
         if not nodes:
             return []
         dispatcher.event(

@@ -85,7 +85,7 @@ def check_ids(ids: Sequence[str]) -> list[str]:
 
 
 def one_or_many(value: str | Sequence[str], name: str) -> tuple[list[str], bool]:
-    """A list of texts, and whether a single one was given."""
+    """A list of texts, and whether the value was a single text."""
     return ([value], True) if isinstance(value, str) else (text_list(value, name), False)
 
 
@@ -97,7 +97,7 @@ def check_query(query: object) -> str:
 
 
 def at_least(value: object, least: int, name: str) -> int:
-    """A whole number of at least `least`; True and 2.0 are none."""
+    """A whole number of at least `least`; True and 2.0 are refused."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{name} is {shown(value)}; expected a whole number of at least {least}")
     return value

@@ -8,14 +8,14 @@ Qwen3RagError
 ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
 ├── IngestError (RuntimeError)            a file that cannot be read
 └── StoreError (RuntimeError)
-    ├── StoreNotFoundError                nothing there, or a folder that is not a store
+    ├── StoreNotFoundError                no folder, or a folder that is not a store
     ├── StoreMovedError                   the store that was opened is no longer at its path
     ├── StoreReadOnlyError                this process may read the store, not write it
     ├── UntrustedStoreError               the store names a server that the caller did not
     ├── StoreExistsError                  a store is already there
     ├── StoreVersionError                 written by another version of the format
     ├── StoreLockedError                  another writer holds the store
-    ├── EmbedderMismatchError (ValueError) the embedder is not the one the vectors came from
+    ├── EmbedderMismatchError (ValueError) the embedder is not the one that computed the vectors
     └── IndexCorruptedError               what was read back is not what was written; names the file
 """
 
@@ -51,8 +51,8 @@ class InvalidArgumentError(Qwen3RagError, ValueError):
 class UnknownNameError(InvalidArgumentError):
     """A name is not among the known ones; the message lists them."""
 
-    def __init__(self, kind: str, given: object, known: list[str], hint: str = "") -> None:
-        message = f"unknown {kind} {given!r}; expected one of: {', '.join(known)}"
+    def __init__(self, kind: str, value: object, known: list[str], hint: str = "") -> None:
+        message = f"unknown {kind} {value!r}; expected one of: {', '.join(known)}"
         super().__init__(f"{message}. {hint}" if hint else message)
 
 
@@ -68,7 +68,7 @@ class MissingDependencyError(Qwen3RagError, ImportError):
 
 
 class ModelError(Qwen3RagError, RuntimeError):
-    """Weights or a tokenizer cannot serve as asked, or produced values that are not numbers."""
+    """Weights or a tokenizer cannot be used as requested, or produced values that are not numbers."""
 
 
 class IngestError(Qwen3RagError, RuntimeError):
@@ -80,7 +80,7 @@ class StoreError(Qwen3RagError, RuntimeError):
 
 
 class StoreNotFoundError(StoreError):
-    """There is no store at the path given."""
+    """There is no store at the path."""
 
 
 class StoreMovedError(StoreError):
@@ -101,7 +101,7 @@ class UntrustedStoreError(StoreError):
 
 
 class StoreExistsError(StoreError):
-    """A store is already at the path given."""
+    """There is already a store at the path."""
 
 
 class StoreVersionError(StoreError):
@@ -113,7 +113,7 @@ class StoreLockedError(StoreError):
 
 
 class EmbedderMismatchError(StoreError, ValueError):
-    """The embedder given is not the one the store's vectors were made with."""
+    """The embedder is not the one that computed the store's vectors."""
 
 
 class IndexCorruptedError(StoreError):

@@ -1,6 +1,6 @@
-"""What a fork leaves behind: threads, locks and connections of the parent, which a child cannot use.
+"""Fork handling for objects with threads, locks or connections, which a forked child cannot use.
 
-Objects that hold such things subclass `Forked`; those still alive are told before and after every `os.fork`.
+Such objects subclass `Forked`; the hooks of all live instances are called before and after every `os.fork`.
 """
 
 import os
@@ -17,37 +17,37 @@ _CHILD: list[Callable[[], None]] = []
 
 
 class Forked:
-    """An object that is told of forks. Call `super().__init__()` once it is complete."""
+    """Base class with hooks for forks. Call `super().__init__()` last, once the object is complete."""
 
     def __init__(self) -> None:
         with _LOCK:
             _OBJECTS.add(self)
 
     def before_fork(self) -> None:
-        """In the parent, before. What is locked here is released by `after_fork_in_parent`."""
+        """Called in the parent before a fork; locks acquired here are released in `after_fork_in_parent`."""
 
     def after_fork_in_parent(self) -> None:
-        """In the parent, after."""
+        """Called in the parent after a fork."""
 
     def after_fork_in_child(self) -> None:
-        """In the child, whose only thread is the one that forked: renew locks, drop threads."""
+        """Called in the child, which has only the forking thread: replace locks, drop threads."""
 
 
 def forget_in_child(clear: Callable[[], None]) -> None:
-    """Call a function in every forked child, as to clear a cache of thread pools."""
+    """Register a function to call in every forked child, such as one that clears a cache of thread pools."""
     _CHILD.append(clear)
 
 
 def _before() -> None:
     _LOCK.acquire()
     _PREPARED.extend(sorted(_OBJECTS, key=id))
-    for each in _PREPARED:
-        each.before_fork()
+    for instance in _PREPARED:
+        instance.before_fork()
 
 
 def _in_parent() -> None:
-    for each in reversed(_PREPARED):
-        each.after_fork_in_parent()
+    for instance in reversed(_PREPARED):
+        instance.after_fork_in_parent()
     _PREPARED.clear()
     _LOCK.release()
 
@@ -55,8 +55,8 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _LOCK
     _LOCK = threading.RLock()
-    for each in _PREPARED:
-        each.after_fork_in_child()
+    for instance in _PREPARED:
+        instance.after_fork_in_child()
     _PREPARED.clear()
     for clear in _CHILD:
         clear()

@@ -27,8 +27,8 @@ from qwen3_rag.index.upkeep import Upkeep
 from qwen3_rag.ingest.folders import Folders, Paths
 from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, not_unit
 from qwen3_rag.ingest.walking import Selection
-from qwen3_rag.models.asynchrony import in_thread
 from qwen3_rag.models.cascade import Cascade
+from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.remembered import remembered_embedder, remembered_reranker
@@ -41,9 +41,9 @@ from qwen3_rag.settings import Settings
 __all__ = ["Pipeline"]
 
 VERIFY_TRIES = 20
-ROOM_FOR_PROMPT = 16  # tokens
+PROMPT_TOKENS = 16  # tokens
 FOLDER_OPTIONS = ("strict", "largest", "emptied", "reread")  # and those of `Selection`
-# Arguments of `create` that go to the models, where these are given by name.
+# Arguments of `create` that go to models passed by name.
 MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
 logger = logging.getLogger("qwen3_rag")
 
@@ -77,7 +77,7 @@ class Pipeline:
             embedder: An `Embedder`, or the name of its model.
             reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage alone.
             **options: Settings of the store, `chunk_tokens` and `chunk_overlap`; and `device`, `dtype`, `instruction`,
-                `instructions` and `runtime_options` for the models that are given by name.
+                `instructions` and `runtime_options` for models passed by name.
 
         Raises:
             StoreExistsError: Something is at `path` already.
@@ -87,7 +87,9 @@ class Pipeline:
         for_models = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
         settings = Settings.of(options)
         if for_models and not isinstance(embedder, str) and not isinstance(reranker, str):
-            raise InvalidArgumentError(f"{', '.join(for_models)} given, but both models are ready-made: set it on them")
+            raise InvalidArgumentError(
+                f"{', '.join(for_models)} passed, but both models are objects already; set it on them"
+            )
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
         folder = as_path(path, "path")
@@ -119,9 +121,9 @@ class Pipeline:
         *,
         trust_urls: bool = False,
     ) -> Self:
-        """Open a store; embedder and reranker, instructions included, are those it was made with unless given.
+        """Open a store with the embedder, reranker and instructions it remembers, unless you pass others.
 
-        A reranker given serves this object only; the store goes on remembering its own.
+        A reranker that you pass is used by this object only; the store keeps remembering its own.
 
         Args:
             path: The store's folder.
@@ -133,7 +135,7 @@ class Pipeline:
         Raises:
             StoreNotFoundError: There is no store at `path`.
             StoreVersionError: It is in another version of the format.
-            EmbedderMismatchError: `embedder` is not the one that made the vectors.
+            EmbedderMismatchError: `embedder` is not the one that computed the vectors.
         """
         own = Embedder(embedder) if isinstance(embedder, str) else embedder
         second = Reranker(reranker) if isinstance(reranker, str) else reranker
@@ -141,7 +143,7 @@ class Pipeline:
         try:
             settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))
             if settings is None or maker is None:
-                raise IndexCorruptedError(f"{path}: the store does not say how it was made")
+                raise IndexCorruptedError(f"{path}: the store does not record its settings and embedder")
             if second is None and kept is not None:
                 second = remembered_reranker(kept, trust_urls)
             first = own
@@ -185,7 +187,7 @@ class Pipeline:
             self.store.close()
 
     def _check_embedder(self) -> None:
-        """Make sure, once, that the embedder is the one that made the store's vectors."""
+        """Check once that the embedder is the one that computed the store's vectors."""
         if not self._embedder_checked:
             check_same(self.embedder, self.store.meta("embedder"))
             self._embedder_checked = True
@@ -193,9 +195,9 @@ class Pipeline:
     def add(
         self, documents: Iterable[Document], show_progress: bool = False, *, vectors: NDArray[Any] | None = None
     ) -> IndexReport:
-        """Write documents, in one commit, in place of those of the same ids; they can be found when this returns.
+        """Write documents in one commit, replacing those with the same ids; they are searchable when this returns.
 
-        What the store already has as it is stays, and a text it has is not embedded again.
+        Unchanged documents are skipped, and a text that the store holds is not embedded again.
 
         Args:
             documents: The documents.
@@ -222,15 +224,15 @@ class Pipeline:
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents; ids that are not there are passed over. Returns how many were deleted."""
         names = list(dict.fromkeys(check_ids(ids)))
-        found = [d.id for d in self.store.get(names) if d is not None]
-        if found:
-            self.store.write([], remove=found)
+        present = [d.id for d in self.store.get(names) if d is not None]
+        if present:
+            self.store.write([], remove=present)
             self._written = True
             self.upkeep.after_write()
-        return len(found)
+        return len(present)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Documents by id, in the order asked; None where there is none."""
+        """Documents by id, in the order of `ids`; None for an id that is not there."""
         return self.store.get(check_ids(ids))
 
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
@@ -243,7 +245,7 @@ class Pipeline:
             paths: A path or several.
             show_progress: A bar on a terminal, log lines elsewhere.
             **options: `include` and `exclude` (lists of globs as in .gitignore); `hidden`, `ignored` (files that a
-                .gitignore names) and `follow_links`, False unless given; `strict`, to end at what cannot be read
+                .gitignore names) and `follow_links`, False by default; `strict`, to end at what cannot be read
                 instead of skipping it; `largest`, bytes of a file that is read as a whole; `reread`, to read and cut
                 again what is as it was, as after a change of its reader (what comes out the same keeps its vectors);
                 `emptied`, for `sync` of a folder without a single entry left, whose documents else stay, as its drive
@@ -275,7 +277,7 @@ class Pipeline:
 
     def _folders(self, paths: Paths, remove: bool, options: dict[str, Any]) -> Folders:
         roots = Folders.roots_of(paths)
-        wanted = {name: options.pop(name) for name in FOLDER_OPTIONS if name in options}
+        reading = {name: options.pop(name) for name in FOLDER_OPTIONS if name in options}
         known = [setting.name for setting in fields(Selection)]
         for name in options:
             if name not in known:
@@ -294,7 +296,7 @@ class Pipeline:
             Selection(**options),
             remove=remove,
             written=written,
-            **wanted,
+            **reading,
         )
 
     def search(
@@ -331,13 +333,13 @@ class Pipeline:
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
             deadline: Seconds from this call after which no further candidates are reread; `degraded` then says so.
             cancel: Once set, from any thread, no further candidates are reread, as past a deadline.
-            group_by_document: One hit a document, its best passage. Unless `candidates` is given, the first stage
+            group_by_document: One hit a document, its best passage. Unless you pass `candidates`, the first stage
                 goes as deep as it takes to find `top_k` documents.
             distinct: Of passages with the same text, as in copies of a file, only the best.
             neighbours: Passages before and after a hit whose text is returned with it.
 
         Raises:
-            InvalidArgumentError: An argument is wrong, or `top_k` exceeds the `candidates` given.
+            InvalidArgumentError: An argument is wrong, or `top_k` exceeds `candidates`.
             EmbedderMismatchError: The store's embedder has changed.
         """
         started = time.monotonic()
@@ -445,7 +447,7 @@ class Pipeline:
         return await in_thread(self._search, query, SearchOptions(**options), started, cancel=cancel)
 
     def optimize(self, index: str = "auto", *, recall: float = 0.99, queries: Sequence[str] | None = None) -> None:
-        """Give back the space of what was deleted, and make the indexes for search anew.
+        """Reclaim the space of deleted documents and rebuild the search indexes.
 
         Readers go on meanwhile; writers wait.
 
@@ -453,7 +455,7 @@ class Pipeline:
             index: "flat" searches exactly, "ivf" approximately, "auto" approximately past 200,000 passages. Kept.
             recall: Share of the exact 100 nearest that an approximate index must find, in the mean; if it cannot,
                 search stays exact.
-            queries: Questions to measure that on; by default it is measured on queries made from passages.
+            queries: Questions to measure the recall on; by default queries are derived from passages.
 
         Raises:
             UnknownNameError: Another kind of index.
@@ -518,12 +520,12 @@ def _reopen(
 
 
 def _check_chunks(settings: Settings, embedder: EmbedderProtocol) -> None:
-    """Refuse passages that the embedder would cut: what it does not see cannot be found."""
+    """Refuse passages longer than the embedder reads: the rest of them could not be found."""
     longest = getattr(embedder, "longest", None)
-    if longest is not None and settings.chunk_tokens + ROOM_FOR_PROMPT > longest:
+    if longest is not None and settings.chunk_tokens + PROMPT_TOKENS > longest:
         raise InvalidArgumentError(
             f"chunk_tokens is {settings.chunk_tokens}; this embedder reads {longest} tokens, expected at most "
-            f"{longest - ROOM_FOR_PROMPT}, which leaves room for its prompt and a title"
+            f"{longest - PROMPT_TOKENS}, which leaves space for its prompt and a title"
         )
 
 

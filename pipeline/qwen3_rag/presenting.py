@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from qwen3_rag.models.checking import PUBLISHED_TOLERANCE, Check
+from qwen3_rag.models.verification import PUBLISHED_TOLERANCE, Check
 from qwen3_rag.records import Hit, Results
 
 __all__ = ["excerpt", "show_check", "show_explained", "show_results", "show_tree"]
@@ -29,7 +29,7 @@ def show_results(results: Results, console: Console | None = None) -> None:
     """A table of hits, and a line with what each stage took."""
     console = console or Console()
     if not results:
-        console.print("nothing found")
+        console.print("no hits")
     else:
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("#", justify="right")
@@ -103,7 +103,7 @@ def show_check(model: str, check: Check, console: Console | None = None) -> None
         figures = (f"{pair.native:.4f}", f"{pair.reference:.4f}", f"{abs(pair.native - pair.reference):.1e}")
         table.add_row(escape(excerpt(pair.query, 36)), escape(excerpt(pair.document, 36)), *figures)
     console.print(table)
-    for said, found in check.published:
-        console.print(f"published {said}, here {found:.3f} (tolerance {PUBLISHED_TOLERANCE})")
+    for published, here in check.published:
+        console.print(f"published {published}, here {here:.3f} (tolerance {PUBLISHED_TOLERANCE})")
     verdict = "[green]agrees[/green]" if check.agrees else "[red]DISAGREES[/red]"
     console.print(f"{escape(model)} {verdict}: worst difference {check.worst:.1e}, tolerance {check.tolerance:.1e}")

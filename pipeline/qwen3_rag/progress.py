@@ -1,4 +1,4 @@
-"""One way to show long work: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, regular log lines elsewhere."""
 
 import logging
 import time
@@ -15,14 +15,14 @@ logger = logging.getLogger("qwen3_rag")
 def progress(
     label: str, total: int | None, show: bool = True, unit: str = "", part: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Yield a function that counts finished pieces of work, and if they have them, their parts.
+    """Yield a function that counts finished items, and optionally their parts.
 
     Args:
-        label: What is being done.
-        total: Pieces in all, None if not known.
-        show: False gives a function that does nothing.
-        unit: What a piece is called, such as "files".
-        part: What its parts are called, such as "passages"; the function then takes their number as well.
+        label: Name of the work.
+        total: Number of items; None if unknown.
+        show: If False, the function does nothing.
+        unit: Name of an item, such as "files".
+        part: Name of a part, such as "passages"; the function then takes their number as well.
     """
     if not show:
         yield lambda *_: None

@@ -48,18 +48,18 @@ def embed_query(instruction: str, query: str) -> str:
     return f"Instruct: {instruction}\nQuery:{query}"
 
 
-def resolve_instruction(given: str | None, own: Mapping[str, str], default: str | None = None) -> str:
-    """The instruction's text: a name out of `own`, then a preset's name, otherwise the text given.
+def resolve_instruction(instruction: str | None, own: Mapping[str, str], default: str | None = None) -> str:
+    """The text of an instruction: a name in `own`, otherwise a preset's name, otherwise the text itself.
 
     Args:
-        given: A name, a text, or None for `default` (or, without one, the official web search instruction).
+        instruction: A name, a text, or None for `default` (or, without one, the official web search instruction).
         own: The user's named instructions, which win over the presets.
         default: What None stands for, likewise a name or a text.
 
     Raises:
-        UnknownNameError: `given` is a single word that names nothing: surely a misspelt name, not an instruction.
+        UnknownNameError: `instruction` is a single word that names nothing, so it is probably a misspelt name.
     """
-    chosen = given if given is not None else default if default is not None else DEFAULT_INSTRUCTION
+    chosen = instruction if instruction is not None else default if default is not None else DEFAULT_INSTRUCTION
     if not isinstance(chosen, str) or not chosen.strip():
         raise InvalidArgumentError(f"instruction is {chosen!r}; expected a name or a sentence saying what to retrieve")
     if chosen in own:

@@ -13,7 +13,7 @@ from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 from qwen3_rag.index.retriever import MODES, Mode
 from qwen3_rag.index.store import Passage
 from qwen3_rag.models.reranker import probability
-from qwen3_rag.models.runtimes import Reading
+from qwen3_rag.models.runtimes import RerankResult
 from qwen3_rag.records import Hit
 
 __all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id"]
@@ -90,9 +90,9 @@ def passage_id(document_id: str, ordinal: int) -> str:
 
 
 def arrange(
-    candidates: Sequence[Retrieved], reading: Reading | None, options: SearchOptions
+    candidates: Sequence[Retrieved], reading: RerankResult | None, options: SearchOptions
 ) -> tuple[list[Hit], str | None]:
-    """The hits wanted, best first, and why fewer than all candidates were reranked, if so.
+    """The final hits, best first, and why fewer than all candidates were reranked, or None.
 
     Args:
         candidates: In first-stage order.
@@ -101,22 +101,22 @@ def arrange(
     """
     hits = [_hit(candidate, place, reading) for place, candidate in enumerate(candidates)]
     order = list(range(len(hits))) if reading is None else _order(candidates, reading, options.blend)
-    wanted = [hits[place] for place in order if options.wants(hits[place])]
+    selected = [hits[place] for place in order if options.wants(hits[place])]
     if options.group_by_document:
         best: dict[str, Hit] = {}
-        for hit in wanted:
+        for hit in selected:
             best.setdefault(hit.document_id, hit)
-        wanted = list(best.values())
+        selected = list(best.values())
     if options.distinct:
         texts: dict[str, Hit] = {}
-        for hit in wanted:
+        for hit in selected:
             texts.setdefault(" ".join(hit.text.split()), hit)
-        wanted = list(texts.values())
-    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(wanted[: options.top_k], start=1)]
+        selected = list(texts.values())
+    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(selected[: options.top_k], start=1)]
     return ranked, _shortfall(reading)
 
 
-def _order(candidates: Sequence[Retrieved], reading: Reading, blend: float) -> list[int]:
+def _order(candidates: Sequence[Retrieved], reading: RerankResult, blend: float) -> list[int]:
     """Read candidates by stage and blended score, then the unread ones in first-stage order."""
     read = np.flatnonzero(reading.read)
     first_stage = np.array([candidate.score for candidate in candidates])[read]
@@ -139,7 +139,7 @@ def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return centred / spread if spread > 0 else np.zeros_like(centred)
 
 
-def _hit(candidate: Retrieved, place: int, reading: Reading | None) -> Hit:
+def _hit(candidate: Retrieved, place: int, reading: RerankResult | None) -> Hit:
     passage = candidate.passage
     log_odds = float(reading.log_odds[place]) if reading is not None and reading.read[place] else None
     return Hit(
@@ -162,7 +162,7 @@ def _hit(candidate: Retrieved, place: int, reading: Reading | None) -> Hit:
     )
 
 
-def _shortfall(reading: Reading | None) -> str | None:
+def _shortfall(reading: RerankResult | None) -> str | None:
     if reading is None or reading.read.all():
         return None
     why = f"{reading.stopped}: " if reading.stopped else ""

@@ -31,7 +31,7 @@ def titled(title: str | None, text: str, heading: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """A text to be found, with what is known about it.
+    """A text to search, with its id, title, source and metadata.
 
     Attributes:
         text: The text; offsets of hits count its characters.
@@ -108,7 +108,7 @@ def _checked_metadata(metadata: object, owner: str) -> dict[str, Any]:
 
 
 def _too_deep(value: object) -> bool:
-    """Whether lists and objects lie in one another past the limit; without recursion, which would have one itself."""
+    """Whether lists and objects are nested past the limit; iterative, because recursion has its own limit."""
     stack = [(value, 1)]
     while stack:
         item, depth = stack.pop()
@@ -120,7 +120,7 @@ def _too_deep(value: object) -> bool:
 
 
 def same_as_stored(one: Document, other: Document | None) -> bool:
-    """Whether two documents are stored alike: in metadata 1, 1.0 and True differ, and the order of names does not."""
+    """Whether two documents are stored the same way: in metadata 1, 1.0 and True differ; key order does not matter."""
     if other is None or (one.id, one.title, one.source, one.text) != (other.id, other.title, other.source, other.text):
         return False
     first, second = (json.dumps(dict(document.metadata), sort_keys=True) for document in (one, other))
@@ -129,16 +129,16 @@ def same_as_stored(one: Document, other: Document | None) -> bool:
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found.
+    """A passage returned by a search.
 
     Attributes:
         id: The passage's name, the document's id and its place in it: "guide#2".
         document_id: The document's id.
-        text: The passage, `document.text[start:end]`; with neighbours where they were asked for.
+        text: The passage, `document.text[start:end]`; with its neighbours if requested.
         title: The document's title.
         source: The document's source.
-        page: Page in the source, counted from 1, where there are pages.
-        heading: Path of headings above the passage, as "Setup > Linux", where there are any.
+        page: Page in the source, from 1; None if it has no pages.
+        heading: Headings above the passage, as "Setup > Linux"; None if there are none.
         start: First character of the passage in the document's text.
         end: Character after its last.
         score: Reranker's probability of yes; None if it was not reranked.
@@ -146,7 +146,7 @@ class Hit:
         rank: Place in the results; 1 is best.
         retrieval_score: First stage's score: cosine for dense, BM25 for lexical, fused for hybrid.
         retrieval_rank: Place in the first stage; 1 is best.
-        reranked: Whether the reranker read it.
+        reranked: Whether the reranker scored it.
         metadata: The document's metadata.
     """
 
@@ -173,7 +173,7 @@ class Results(list[Hit]):
 
     Attributes:
         timings: Seconds of each stage: "embed", "retrieve", "rerank", "total".
-        degraded: Why fewer candidates were reranked than asked, or None.
+        degraded: Why fewer candidates were reranked than requested, or None.
         truncated: How many candidates were cut to fit the reranker's `max_length`.
     """
 
@@ -195,16 +195,16 @@ class IndexReport:
 
     Attributes:
         documents: Documents written, new or changed.
-        unchanged: Documents that the store already had, as they are.
+        unchanged: Documents that the store already held unchanged.
         passages: Passages written.
         embedded: Passages whose text had to be embedded; the rest kept their vectors.
-        removed: Documents removed because they are no longer in their file, or their file is gone.
+        removed: Documents removed because they or their file no longer exist.
         files: Files that were read.
-        files_unchanged: Files that were as they had been, and were not opened.
-        moved: Documents that kept their vectors though their file has another path.
-        ignored: Files of kinds that are not read.
+        files_unchanged: Files that had not changed and were not opened.
+        moved: Documents that kept their vectors although their file moved.
+        ignored: Files of unsupported kinds.
         skipped: Paths of files and folders that could not be read, and why.
-        actions: Of a dry run, what would be done with which file: "new", "changed", "moved", "removed".
+        actions: In a dry run, the action for each file: "new", "changed", "moved", "removed".
     """
 
     documents: int = 0

@@ -20,7 +20,7 @@ def data_folder(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Folder for files made once per user: `$QWEN3_RAG_CACHE`, else `qwen3-rag` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Folder for files kept per user: `$QWEN3_RAG_CACHE`, else `qwen3-rag` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("QWEN3_RAG_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen3-rag"

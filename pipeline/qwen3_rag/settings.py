@@ -1,4 +1,4 @@
-"""What a store is created with and keeps: how documents are cut, how vectors are stored, what can be filtered fast."""
+"""Settings that a store is created with: splitting, vector type, indexed fields."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -11,18 +11,18 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a store, checked when made.
+    """Settings of a store, checked when created.
 
     Attributes:
-        chunk_tokens: Most tokens of a passage, counted by the embedder's tokenizer, the title not included.
-        chunk_overlap: Tokens at most that a passage repeats of the one before it, in whole sentences.
-        titles: Whether title and headings stand before a passage in what is embedded, reranked and searched for words.
-        tables: What becomes of tables in files: "rows" cuts them between rows, with the first row before each part,
-            "text" treats them as any text, "drop" leaves them out of what is searched.
+        chunk_tokens: Maximum tokens of a passage by the embedder's tokenizer, without the title.
+        chunk_overlap: Maximum tokens repeated from the passage before, in whole sentences.
+        titles: Whether title and headings precede a passage when it is embedded, reranked and searched for words.
+        tables: How tables in files are split: "rows" between rows, repeating the first row,
+            "text" as plain text, "drop" leaves them out of the passages.
         vectors: Type in which vectors are stored and compared, "float16" or "float32".
-        fields: Names of the metadata fields that are indexed for filters; None is all. Others can be filtered on too,
-            at the price of a look at every document.
-        index_memory: MiB that making an index takes at most, beside files that are mapped.
+        fields: Names of the metadata fields that are indexed for filters; None is all. Filtering on
+            others reads every document.
+        index_memory: Maximum MiB for building an index, mapped files not included.
     """
 
     chunk_tokens: int = 400

@@ -1,4 +1,4 @@
-"""Dense search is exact where it says so, and as good as it says where it is not."""
+"""Exact dense search is exact, and approximate search reaches the recall it reports."""
 
 import logging
 import subprocess
@@ -12,8 +12,7 @@ import pytest
 
 from qwen3_rag import Document
 from qwen3_rag.errors import UnknownNameError
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index import exact, upkeep
+from qwen3_rag.index import bitmap, exact, upkeep
 from qwen3_rag.index.approximate import Approximate, build
 from qwen3_rag.index.exact import faiss, scan
 from qwen3_rag.index.retriever import Retriever
@@ -22,7 +21,7 @@ from qwen3_rag.index.upkeep import Upkeep
 
 
 def clustered(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
-    """Unit vectors that lie in groups, as those of texts do."""
+    """Unit vectors in clusters, as those of texts are."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(40, dimensions))
     rows = centres[generator.integers(0, 40, count)] + 0.6 * generator.normal(size=(count, dimensions))
@@ -51,10 +50,10 @@ def test_scanning_is_exact(dtype: str, threads: int, monkeypatch: pytest.MonkeyP
     rows, query = clustered(1003).astype(dtype), clustered(1, seed=1)[0]
     assert scan(rows, 0, 1003, query, 50, None)[0].tolist() == nearest(rows, query, 50)
     allowed = np.random.default_rng(3).random(1003) < 0.3
-    packed = sets.of_rows(np.flatnonzero(allowed), 1003)
-    found, scores = scan(rows, 0, 1003, query, 2000, packed)
-    assert found.tolist() == nearest(rows, query, 2000, allowed)
-    np.testing.assert_allclose(scores, rows[found].astype(np.float32) @ query, atol=1e-5)
+    packed = bitmap.from_rows(np.flatnonzero(allowed), 1003)
+    numbers, scores = scan(rows, 0, 1003, query, 2000, packed)
+    assert numbers.tolist() == nearest(rows, query, 2000, allowed)
+    np.testing.assert_allclose(scores, rows[numbers].astype(np.float32) @ query, atol=1e-5)
     tail = allowed & (np.arange(1003) >= 504)
     assert scan(rows, 504, 1003, query, 20, packed)[0].tolist() == nearest(rows, query, 20, tail)
     assert scan(rows, 1003, 1003, query, 5, None)[0].tolist() == []
@@ -71,22 +70,22 @@ def ids(retriever: Retriever, query: np.ndarray, k: int, filter: dict[str, objec
 
 def test_additions_removals_and_filters_are_exact(store: Store) -> None:
     rows, query = clustered(300), clustered(1, seed=1)[0]
-    retriever, there = Retriever(store), np.zeros(300, dtype=bool)
+    retriever, live = Retriever(store), np.zeros(300, dtype=bool)
     half = rows.astype(np.float16)
     for start in range(0, 300, 75):
         fill(store, rows[start : start + 75], start)
-        there[start : start + 75] = True
+        live[start : start + 75] = True
         store.write([], remove=[str(i) for i in range(start, start + 75, 7)])
-        there[start : start + 75 : 7] = False
-        assert ids(retriever, query, 40) == nearest(half, query, 40, there)
-        chosen = there & (np.arange(300) % 10 == 3)
-        assert ids(retriever, query, 40, {"n": 3}) == nearest(half, query, 40, chosen)
-    assert ids(retriever, query, 1000) == nearest(half, query, 1000, there)
+        live[start : start + 75 : 7] = False
+        assert ids(retriever, query, 40) == nearest(half, query, 40, live)
+        allowed = live & (np.arange(300) % 10 == 3)
+        assert ids(retriever, query, 40, {"n": 3}) == nearest(half, query, 40, allowed)
+    assert ids(retriever, query, 1000) == nearest(half, query, 1000, live)
     assert ids(retriever, query, 5, {"n": 99}) == []
     store.close()
 
 
-def test_an_approximate_index_finds_what_it_promises_and_the_tail_is_exact(
+def test_an_approximate_index_reaches_its_recall_and_the_tail_is_searched_exactly(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -100,36 +99,36 @@ def test_an_approximate_index_finds_what_it_promises_and_the_tail_is_exact(
     assert f"recall@100 {described['recall@100']:.4f}" in caplog.text
     fill(store, rows[5000:], 5000)
     store.write([], remove=[str(i) for i in range(0, 6000, 3)])
-    there = np.arange(6000) % 3 > 0
+    live = np.arange(6000) % 3 > 0
     half = rows.astype(np.float16)
-    shares, filtered = [], []
+    recalls, filtered_recalls = [], []
     for query in queries:
-        for wanted, allowed, found in (
-            (None, there, shares),
-            ({"n": {"$in": [1, 2, 3, 4, 5]}}, there & np.isin(np.arange(6000) % 10, [1, 2, 3, 4, 5]), filtered),
+        for filter, allowed, measured in (
+            (None, live, recalls),
+            ({"n": {"$in": [1, 2, 3, 4, 5]}}, live & np.isin(np.arange(6000) % 10, [1, 2, 3, 4, 5]), filtered_recalls),
         ):
-            got = ids(retriever, query, 100, wanted)
-            assert len(got) == len(set(got)) == 100
-            found.append(len(set(got) & set(nearest(half, query, 100, allowed))) / 100)
-            assert allowed[got].all()
-        # A row of the tail is found as surely as by exact search.
+            hits = ids(retriever, query, 100, filter)
+            assert len(hits) == len(set(hits)) == 100
+            measured.append(len(set(hits) & set(nearest(half, query, 100, allowed))) / 100)
+            assert allowed[hits].all()
+        # The tail is searched exactly.
         assert ids(retriever, rows[5500], 1) == [5500]
-        # Few allowed: exact, without the index, which would lose some.
-        chosen = there & (np.arange(6000) % 10 == 7)
+        # With few allowed passages search is exact, because the index would miss some.
+        allowed = live & (np.arange(6000) % 10 == 7)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Approximate, "nearest", None)
-            assert ids(retriever, query, 50, {"n": 7}) == nearest(half, query, 50, chosen)
-        few = there & (np.arange(6000) % 10 == 7) & (np.arange(6000) < 100)
-        some = {"$and": [{"n": 7}, {"n": {"$gte": 7}}]}
-        assert len(ids(retriever, query, 5000, some)) == (there & (np.arange(6000) % 10 == 7)).sum() >= few.sum()
-    assert np.mean(shares) >= 0.93, np.mean(shares)
-    assert np.mean(filtered) >= 0.93, np.mean(filtered)
+            assert ids(retriever, query, 50, {"n": 7}) == nearest(half, query, 50, allowed)
+        few = live & (np.arange(6000) % 10 == 7) & (np.arange(6000) < 100)
+        narrow = {"$and": [{"n": 7}, {"n": {"$gte": 7}}]}
+        assert len(ids(retriever, query, 5000, narrow)) == (live & (np.arange(6000) % 10 == 7)).sum() >= few.sum()
+    assert np.mean(recalls) >= 0.93, np.mean(recalls)
+    assert np.mean(filtered_recalls) >= 0.93, np.mean(filtered_recalls)
     Upkeep(store).optimize("flat", 0.99, None)
-    assert ids(retriever, rows[1], 100) == nearest(half, rows[1], 100, there)
+    assert ids(retriever, rows[1], 100) == nearest(half, rows[1], 100, live)
     store.close()
 
 
-def test_a_recall_that_cannot_be_had_leaves_search_exact(store: Store) -> None:
+def test_search_stays_exact_if_the_index_cannot_reach_the_recall(store: Store) -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 32)).astype(np.float32)
     fill(store, rows)
@@ -141,7 +140,7 @@ def test_a_recall_that_cannot_be_had_leaves_search_exact(store: Store) -> None:
     store.close()
 
 
-def test_a_recall_that_cannot_be_had_is_not_tried_again_until_there_is_twice_as_much(
+def test_an_index_that_missed_its_recall_is_built_again_only_at_twice_as_many_passages(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(1300, 32)).astype(np.float32)
@@ -150,18 +149,18 @@ def test_a_recall_that_cannot_be_had_is_not_tried_again_until_there_is_twice_as_
     builds: list[int] = []
     monkeypatch.setattr(upkeep, "build", lambda folder, vectors, *_: builds.append(len(vectors)))
     monkeypatch.setattr(upkeep, "TAIL", 50)
-    keeper = Upkeep(store)
+    maintenance = Upkeep(store)
     for start in range(400, 1300, 100):
         fill(store, rows[start : start + 100], start)
-        keeper.after_write()
-        keeper._thread.join()
+        maintenance.after_write()
+        maintenance._thread.join()
     assert builds == [800]
-    keeper.close()
+    maintenance.close()
     store.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 15, 16, 17, 40])
-def test_an_approximate_index_of_few_passages_is_no_error(store: Store, count: int) -> None:
+def test_an_approximate_index_of_few_passages_raises_no_error(store: Store, count: int) -> None:
     rows = clustered(count + 1)
     fill(store, rows[:count])
     Upkeep(store).optimize("ivf", 0.5, None)
@@ -171,13 +170,13 @@ def test_an_approximate_index_of_few_passages_is_no_error(store: Store, count: i
 
 @pytest.mark.parametrize("rows", range(801, 808))
 def test_an_index_is_built_over_removed_rows_and_a_tail_of_any_length(tmp_path: Path, rows: int) -> None:
-    live = sets.every(rows) & ~sets.of_rows(np.array([3]), rows)
+    live = bitmap.full(rows) & ~bitmap.from_rows(np.array([3]), rows)
     checkpoint = build(tmp_path, clustered(rows)[: rows // 8 * 8], 1, live, 0.5)
     assert checkpoint is not None
     assert checkpoint.rows == 800
 
 
-def test_making_an_index_can_be_stopped_and_takes_the_memory_it_is_given(
+def test_building_an_index_can_be_stopped_and_respects_its_memory_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, stop, sizes = clustered(3000), threading.Event(), []
@@ -195,52 +194,52 @@ def test_making_an_index_can_be_stopped_and_takes_the_memory_it_is_given(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_index_is_said_and_search_goes_on_exactly(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_index_is_logged_and_search_continues_exactly(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     rows = clustered(2000)
     fill(store, rows)
     Upkeep(store).optimize("ivf", 0.9, None)
     (path,) = store.folder.glob("dense-*")
-    whole = path.read_bytes()
+    original = path.read_bytes()
     header = store.meta("dense")["header"]
     half = rows.astype(np.float16)
-    for place in (header // 3, header - 5, header + 7, len(raw := bytearray(whole)) * 2 // 3, len(raw) - 1):
-        raw = bytearray(whole)
-        raw[place] ^= 16
+    for offset in (header // 3, header - 5, header + 7, len(raw := bytearray(original)) * 2 // 3, len(raw) - 1):
+        raw = bytearray(original)
+        raw[offset] ^= 16
         path.write_bytes(raw)
         caplog.clear()
         retriever = Retriever(store)
-        # A list is compared when it is first visited; some of these queries visit it, whose answers are exact then.
+        # A list is checked when it is first visited; after one of these queries visits it, results are exact.
         for row in rows[::7]:
-            found = ids(retriever, row, 50)
-            assert retriever.damaged == set() or found == nearest(half, row, 50)
+            hits = ids(retriever, row, 50)
+            assert retriever.damaged == set() or hits == nearest(half, row, 50)
         assert retriever.damaged == {path.name}
-        assert caplog.text.count("is not as it was written; searching without it") == 1
-        assert Upkeep(store).verify() == [f"{path} is not as it was written"]
+        assert caplog.text.count("does not match its checksum; searching without it") == 1
+        assert Upkeep(store).verify() == [f"{path} does not match its checksum"]
     Upkeep(store, lambda: retriever.damaged).optimize("ivf", 0.9, None)
     assert Upkeep(store).verify() == []
     store.close()
 
 
-def test_indexes_are_renewed_in_the_background_of_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indexes_are_rebuilt_in_the_background_while_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TAIL", 200), ("SEGMENT", 300), ("APPROXIMATE_FROM", 1000), ("SMALL", 8)):
         monkeypatch.setattr(upkeep, name, value)
     store.set_meta("index", {"kind": "auto", "recall": 0.5})
-    rows, query, retriever, keeper = clustered(2500), clustered(1, seed=1)[0], Retriever(store), Upkeep(store)
+    rows, query, retriever, maintenance = clustered(2500), clustered(1, seed=1)[0], Retriever(store), Upkeep(store)
     half = rows.astype(np.float16)
     for start in range(0, 2500, 100):
         fill(store, rows[start : start + 100], start)
-        keeper.after_write()
+        maintenance.after_write()
         assert ids(retriever, rows[start + 50], 1) == [start + 50]
         assert retriever.search(f"{start + 7}", None, 1, "lexical", None)[0][0].document_id == str(start + 7)
-    keeper.close()
+    maintenance.close()
     described = Retriever(store).describe()
     assert described["covers"] >= 1000
     assert described["words"]["covers"] > 2500 - 8
     names = {Path(p).name for p in store.folder.iterdir()}
     assert len([n for n in names if n.startswith("dense-")]) == 1
     assert len([n for n in names if n.startswith("words-")]) == described["words"]["segments"]
-    found = ids(retriever, query, 100)
-    assert len(set(found) & set(nearest(half, query, 100))) >= 50
+    hits = ids(retriever, query, 100)
+    assert len(set(hits) & set(nearest(half, query, 100))) >= 50
     store.close()
 
 

@@ -1,4 +1,4 @@
-"""Filters mean what a plain evaluation over every document says they mean."""
+"""Filters select the same documents as a direct evaluation on every document."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,53 +57,53 @@ def equal(value: object, operand: object) -> bool:
     return kind(value) == kind(operand) and value == operand
 
 
-def holds(metadata: Mapping[str, Any], filter: Mapping[str, Any]) -> bool:
-    """The meaning of a filter, written out."""
+def matches(metadata: Mapping[str, Any], filter: Mapping[str, Any]) -> bool:
+    """Reference evaluation of a filter."""
     for key, condition in filter.items():
         if key == "$and":
-            result = all(holds(metadata, part) for part in condition)
+            result = all(matches(metadata, part) for part in condition)
         elif key == "$or":
-            result = any(holds(metadata, part) for part in condition)
+            result = any(matches(metadata, part) for part in condition)
         elif key == "$not":
-            result = not holds(metadata, condition)
+            result = not matches(metadata, condition)
         else:
             operators = condition if isinstance(condition, dict) else {"$eq": condition}
-            result = all(meets(metadata, key, *entry) for entry in operators.items())
+            result = all(matches_operator(metadata, key, *entry) for entry in operators.items())
         if not result:
             return False
     return True
 
 
-def meets(metadata: Mapping[str, Any], key: str, operator: str, operand: Any) -> bool:
-    there, value = key in metadata, metadata.get(key)
+def matches_operator(metadata: Mapping[str, Any], key: str, operator: str, operand: Any) -> bool:
+    exists, value = key in metadata, metadata.get(key)
     match operator:
         case "$eq":
-            return there and equal(value, operand)
+            return exists and equal(value, operand)
         case "$ne":
-            return not (there and equal(value, operand))
+            return not (exists and equal(value, operand))
         case "$in":
-            return there and any(equal(value, o) for o in operand)
+            return exists and any(equal(value, o) for o in operand)
         case "$nin":
-            return not (there and any(equal(value, o) for o in operand))
+            return not (exists and any(equal(value, o) for o in operand))
         case "$exists":
-            return there is operand
+            return exists is operand
         case "$contains":
             return isinstance(value, list) and any(equal(item, operand) for item in value)
-    if not there or kind(value) != kind(operand):
+    if not exists or kind(value) != kind(operand):
         return False
     return {"$gt": value > operand, "$gte": value >= operand, "$lt": value < operand, "$lte": value <= operand}[
         operator
     ]
 
 
-def compared(filter: Mapping[str, Any]) -> Iterator[str]:
-    """Fields that a filter compares by size."""
+def ordered_fields(filter: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that a filter compares with $gt, $gte, $lt or $lte."""
     for key, condition in filter.items():
         if key in ("$and", "$or"):
             for part in condition:
-                yield from compared(part)
+                yield from ordered_fields(part)
         elif key == "$not":
-            yield from compared(condition)
+            yield from ordered_fields(condition)
         elif isinstance(condition, dict) and set(condition) & {"$gt", "$gte", "$lt", "$lte"}:
             yield key
 
@@ -113,7 +113,7 @@ def compared(filter: Mapping[str, Any]) -> Iterator[str]:
     documents=st.lists(METADATA, max_size=6), filters=st.lists(FILTERS, min_size=1, max_size=6), split=st.integers(0, 6)
 )
 @settings(max_examples=80, deadline=None)
-def test_a_filter_allows_what_a_plain_evaluation_allows(
+def test_a_filter_allows_the_same_passages_as_direct_evaluation(
     tmp_path_factory: pytest.TempPathFactory,
     fields: tuple[str, ...] | None,
     documents: list[dict[str, Any]],
@@ -122,37 +122,35 @@ def test_a_filter_allows_what_a_plain_evaluation_allows(
 ) -> None:
     store = Store.create(tmp_path_factory.mktemp("filters"), {}, dimensions=2, fields=fields)
     row = PassageRow(0, 1, b"d", np.zeros(2, dtype=np.float32))
-    everything = [
-        (Document("x", str(i), metadata=metadata), [row] * (1 + i % 2)) for i, metadata in enumerate(documents)
-    ]
-    # In two commits: the sets kept from the first are brought forward.
-    for part in (everything[:split], everything[split:]):
+    rows = [(Document("x", str(i), metadata=metadata), [row] * (1 + i % 2)) for i, metadata in enumerate(documents)]
+    # In two commits, so that bitmaps cached at the first are updated at the second.
+    for part in (rows[:split], rows[split:]):
         store.write(part)
-        there = documents[: store.count()[0]]
+        written = documents[: store.count()[0]]
         for filter in filters:
-            kinds = [{kind(m[key]) for m in there if key in m} for key in compared(filter)]
-            if any({"number", "str"} <= held for held in kinds):
+            kinds = [{kind(m[key]) for m in written if key in m} for key in ordered_fields(filter)]
+            if any({"number", "str"} <= of_field for of_field in kinds):
                 with pytest.raises(FilterError, match="numbers in some documents and texts in others"):
                     store.allowed(filter)
                 continue
-            found = {int(p.document_id) for p in store.passages(store.allowed(filter).tolist()).values()}
-            assert found == {i for i, metadata in enumerate(there) if holds(metadata, filter)}, filter
+            allowed = {int(p.document_id) for p in store.passages(store.allowed(filter).tolist()).values()}
+            assert allowed == {i for i, metadata in enumerate(written) if matches(metadata, filter)}, filter
     store.close()
 
 
-def test_sets_are_kept_while_their_version_lasts_and_follow_writes(tmp_path: Path) -> None:
+def test_cached_filter_bitmaps_follow_writes(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", {}, dimensions=2)
     row = PassageRow(0, 1, b"d", np.zeros(2, dtype=np.float32))
     store.write([(Document("x", str(i), metadata={"n": i % 3}), [row]) for i in range(30)])
     other = Store.open(store.folder)
-    wanted = {"n": {"$in": [1, 2]}}
-    assert len(store.allowed(wanted)) == len(other.allowed(wanted)) == 20
+    filter = {"n": {"$in": [1, 2]}}
+    assert len(store.allowed(filter)) == len(other.allowed(filter)) == 20
     other.write([(Document("y", "3", metadata={"n": 2}), [row])], remove=["1"])
-    assert sorted(store.allowed(wanted).tolist()) == sorted(other.allowed(wanted).tolist())
-    assert set(range(31)) - set(store.allowed(wanted).tolist()) >= {0, 1, 3}
-    assert 30 in store.allowed(wanted)
-    for each in (store, other):
-        each.close()
+    assert sorted(store.allowed(filter).tolist()) == sorted(other.allowed(filter).tolist())
+    assert set(range(31)) - set(store.allowed(filter).tolist()) >= {0, 1, 3}
+    assert 30 in store.allowed(filter)
+    for opened in (store, other):
+        opened.close()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def test_sets_are_kept_while_their_version_lasts_and_follow_writes(tmp_path: Pat
     [
         ({"a": {"$regex": "x"}}, r"unknown operator '\$regex'; expected one of \$eq, \$ne"),
         ({"$xor": []}, r"unknown operator '\$xor'"),
-        ({"$or": []}, r"\$or is \[\]; expected a list of filters"),
+        ({"$or": []}, r"\$or is \[\]; expected a non-empty list of filters"),
         ({"a": {"$in": "abc"}}, r"\$in is 'abc'; expected a list"),
         ({"a": {"$gt": None}}, r"\$gt is None; expected a number or a text"),
         ({"a": {"$exists": 1}}, r"\$exists is 1"),
@@ -175,7 +173,7 @@ def test_sets_are_kept_while_their_version_lasts_and_follow_writes(tmp_path: Pat
         ({"$or": [{"a": i} for i in range(1000)]}, "joins 1000 conditions; expected at most 200"),
     ],
 )
-def test_what_cannot_be_understood_is_an_error(filter: Any, message: str) -> None:
+def test_an_invalid_filter_is_an_error(filter: Any, message: str) -> None:
     with pytest.raises(FilterError, match=message):
         parse_filter(filter)
 

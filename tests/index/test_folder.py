@@ -1,4 +1,4 @@
-"""A store is itself, not its path: moved, swapped, rebuilt or cut short, it answers rightly or raises."""
+"""A store is identified by its identity, not its path: moved, swapped, rebuilt or truncated, it is right or raises."""
 
 import os
 import shutil
@@ -52,12 +52,12 @@ def uses(store: Store) -> list:
     ]
 
 
-def test_a_relative_path_means_the_store_that_was_opened_after_chdir(
+def test_a_store_opened_by_a_relative_path_stays_the_same_after_chdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("A", "B"):
-        (tmp_path / place).mkdir()
-        make(tmp_path / place / "store", place)
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "store", name)
     monkeypatch.chdir(tmp_path / "A")
     store = Store.open(Path("store"))
     monkeypatch.chdir(tmp_path / "B")
@@ -75,7 +75,7 @@ def test_a_relative_path_means_the_store_that_was_opened_after_chdir(
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_a_store_swapped_for_another_is_an_error_and_neither_is_touched(
+def test_a_store_swapped_for_another_is_an_error_and_neither_is_changed(
     live: Store, tmp_path: Path, number: int
 ) -> None:
     make(tmp_path / "next", *"pqr")
@@ -94,9 +94,7 @@ def test_a_store_swapped_for_another_is_an_error_and_neither_is_touched(
         store.close()
 
 
-def test_a_log_of_the_store_that_took_the_place_is_kept_when_the_moved_one_is_closed(
-    live: Store, tmp_path: Path
-) -> None:
+def test_closing_a_moved_store_keeps_the_log_of_the_store_now_at_its_path(live: Store, tmp_path: Path) -> None:
     write(live, "d")
     live.folder.rename(tmp_path / "old")
     other = Store.create(live.folder, {}, dimensions=8)
@@ -116,9 +114,7 @@ def test_a_log_of_the_store_that_took_the_place_is_kept_when_the_moved_one_is_cl
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("number", range(8))
-def test_a_store_rebuilt_at_the_same_path_is_not_written_by_the_old_object(
-    live: Store, number: int, in_place: bool
-) -> None:
+def test_an_old_object_does_not_write_to_a_store_rebuilt_at_its_path(live: Store, number: int, in_place: bool) -> None:
     use = uses(live)[number]
     if in_place:  # the same folder with new files
         for path in live.folder.iterdir():
@@ -133,9 +129,9 @@ def test_a_store_rebuilt_at_the_same_path_is_not_written_by_the_old_object(
     assert contents(live.folder) == before
 
 
-def test_a_store_moved_away_says_so_and_is_whole_where_it_went(live: Store, tmp_path: Path) -> None:
+def test_a_moved_store_raises_and_is_intact_at_its_new_path(live: Store, tmp_path: Path) -> None:
     live.folder.rename(tmp_path / "away")
-    with pytest.raises(StoreNotFoundError, match="has vanished"):
+    with pytest.raises(StoreNotFoundError, match="no longer accessible"):
         live.get(["a"])
     live.close()
     again = Store.open(tmp_path / "away")
@@ -143,7 +139,7 @@ def test_a_store_moved_away_says_so_and_is_whole_where_it_went(live: Store, tmp_
     again.close()
 
 
-def test_a_link_that_is_pointed_elsewhere_leaves_an_open_store_as_it_was(tmp_path: Path) -> None:
+def test_retargeting_a_link_does_not_affect_an_open_store(tmp_path: Path) -> None:
     make(tmp_path / "v1", "a")
     make(tmp_path / "v2", "b")
     (tmp_path / "current").symlink_to("v1")
@@ -158,7 +154,7 @@ def test_a_link_that_is_pointed_elsewhere_leaves_an_open_store_as_it_was(tmp_pat
     again.close()
 
 
-def test_a_database_put_in_from_another_store_is_told_by_its_identity(tmp_path: Path) -> None:
+def test_a_database_copied_from_another_store_is_detected_by_its_identity(tmp_path: Path) -> None:
     make(tmp_path / "one", "a")
     make(tmp_path / "two", "b")
     shutil.copy(tmp_path / "two" / FILE, tmp_path / "one" / FILE)
@@ -166,15 +162,15 @@ def test_a_database_put_in_from_another_store_is_told_by_its_identity(tmp_path: 
         Store.open(tmp_path / "one")
 
 
-def test_a_vectors_file_cut_short_under_an_open_store_is_an_error(live: Store) -> None:
+def test_a_vector_file_truncated_under_an_open_store_is_an_error(live: Store) -> None:
     retriever = Retriever(live)
     retriever.search("", row(97).vector, 1, "dense", None)
     os.truncate(live.folder / file_name(1), 0)
-    with pytest.raises(IndexCorruptedError, match="was cut short: it has 0 bytes; expected 48"):
+    with pytest.raises(IndexCorruptedError, match="was truncated: it has 0 bytes; expected 48"):
         retriever.search("", row(97).vector, 1, "dense", None)
 
 
-def test_a_segment_cut_short_under_an_open_store_is_searched_without(live: Store) -> None:
+def test_search_continues_without_a_segment_truncated_under_an_open_store(live: Store) -> None:
     Upkeep(live).optimize("flat", 0.9, None)
     retriever = Retriever(live)
     assert len(retriever.search("text", None, 5, "lexical", None)) == 3
@@ -184,7 +180,7 @@ def test_a_segment_cut_short_under_an_open_store_is_searched_without(live: Store
     assert retriever.damaged == {path.name}
 
 
-def test_after_close_nothing_is_opened_in_the_folder(live: Store) -> None:
+def test_no_file_is_opened_in_a_closed_folder(live: Store) -> None:
     live.close()
     for use in (lambda: live.get(["a"]), lambda: live.files.open(COUNTER, os.O_RDONLY)):
         with pytest.raises(StoreError, match="was closed"):

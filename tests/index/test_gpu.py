@@ -1,4 +1,4 @@
-"""The GPU's half of dense search, against a stand-in with the GPU's limits, and for real where there is one."""
+"""Dense search on GPUs, against a fake FAISS with a GPU's limits, and on a real GPU where available."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from index.test_dense import clustered, fill, ids, nearest
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index import gpu, retriever
+from qwen3_rag.index import bitmap, gpu, retriever
 from qwen3_rag.index.exact import faiss
 from qwen3_rag.index.gpu import GpuRows, search_device
 from qwen3_rag.index.retriever import Retriever
@@ -17,8 +16,8 @@ from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
 
 
-class StandIn:
-    """FAISS with so many cards: an index on one has no selector, no removal, and gives 2,048 results at most."""
+class FakeFaiss:
+    """FAISS with `cards` GPUs, whose indexes have no selector and no removal, and return at most 2,048 results."""
 
     def __init__(self, cards: int) -> None:
         self.real, self.cards, self.searches = faiss(), cards, 0
@@ -72,77 +71,77 @@ class StandIn:
             def search(self, query: np.ndarray, k: int, params: Any) -> Any:
                 assert k <= 2048 >= params.nprobe
                 outer.searches += 1
-                # Another selector than none is not looked at.
+                # A GPU index ignores selectors.
                 return index.search(query, k, params=outer.real.SearchParametersIVF(nprobe=params.nprobe))
 
         return Cards()
 
 
 @pytest.fixture(params=[1, 3])
-def cards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    module = StandIn(request.param)
+def cards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeFaiss:
+    module = FakeFaiss(request.param)
     monkeypatch.setattr(gpu, "faiss", lambda: module)
     monkeypatch.setattr(gpu, "CHUNK", 100)
     return module
 
 
-def test_a_gpu_is_told_by_its_resources_not_by_their_count(cards: StandIn) -> None:
+def test_search_device_is_gpu_only_with_the_gpu_wheel_and_a_device(cards: FakeFaiss) -> None:
     assert search_device() == "gpu"
     cards.cards = 0
     assert search_device() == "cpu"
 
 
-def test_rows_come_back_by_their_numbers_from_every_card(cards: StandIn) -> None:
+def test_gpu_rows_return_the_stores_row_numbers_from_every_card(cards: FakeFaiss) -> None:
     rows, query = clustered(1010), clustered(1, seed=1)[0]
-    held = GpuRows(32, 1)
+    gpu_rows = GpuRows(32, 1)
     for start in range(0, 1010, 330):
-        held.add(rows[start : start + 330])
+        gpu_rows.add(rows[start : start + 330])
     half = rows.astype(np.float16)
-    found = held.search(query, 60, None, 1010)
-    assert found is not None
-    assert found[0].tolist() == nearest(half, query, 60)
-    # A commit of fewer rows than the card holds already.
-    found = held.search(query, 60, None, 500)
-    assert found is not None
-    assert found[0].tolist() == nearest(half[:500], query, 60)
+    hits = gpu_rows.search(query, 60, None, 1010)
+    assert hits is not None
+    assert hits[0].tolist() == nearest(half, query, 60)
+    # A commit with fewer rows than the GPU already holds.
+    hits = gpu_rows.search(query, 60, None, 500)
+    assert hits is not None
+    assert hits[0].tolist() == nearest(half[:500], query, 60)
 
 
-def test_what_is_not_allowed_is_left_out_or_the_cpu_is_asked(cards: StandIn) -> None:
+def test_gpu_rows_leave_out_rows_that_are_not_allowed_or_defer_to_the_cpu(cards: FakeFaiss) -> None:
     rows, query = clustered(5000), clustered(1, seed=1)[0]
-    held = GpuRows(32, 1)
-    held.add(rows)
+    gpu_rows = GpuRows(32, 1)
+    gpu_rows.add(rows)
     allowed = np.arange(5000) % 3 > 0
-    found = held.search(query, 50, sets.of_rows(np.flatnonzero(allowed), 5000), 5000)
-    assert found is not None
-    assert found[0].tolist() == nearest(rows.astype(np.float16), query, 50, allowed)
-    assert held.search(query, 50, sets.of_rows(np.arange(60), 5000), 5000) is None
-    assert held.search(query, 2049, None, 5000) is None
+    hits = gpu_rows.search(query, 50, bitmap.from_rows(np.flatnonzero(allowed), 5000), 5000)
+    assert hits is not None
+    assert hits[0].tolist() == nearest(rows.astype(np.float16), query, 50, allowed)
+    assert gpu_rows.search(query, 50, bitmap.from_rows(np.arange(60), 5000), 5000) is None
+    assert gpu_rows.search(query, 2049, None, 5000) is None
 
 
 def test_searches_on_a_gpu_follow_writes_removals_and_filters(
-    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retriever, "search_device", search_device)
     store = Store.create(tmp_path / "store", {}, dimensions=32)
     rows, query = clustered(900), clustered(1, seed=1)[0]
-    half, there = rows.astype(np.float16), np.zeros(900, dtype=bool)
+    half, live = rows.astype(np.float16), np.zeros(900, dtype=bool)
     on_gpu = Retriever(store)
     assert on_gpu.device == "gpu"
     for start in range(0, 900, 300):
         fill(store, rows[start : start + 300], start)
-        there[start : start + 300] = True
+        live[start : start + 300] = True
         store.write([], remove=[str(i) for i in range(start, start + 300, 4)])
-        there[start : start + 300 : 4] = False
+        live[start : start + 300 : 4] = False
         before = cards.searches
-        assert ids(on_gpu, query, 30) == nearest(half, query, 30, there)
+        assert ids(on_gpu, query, 30) == nearest(half, query, 30, live)
         assert cards.searches > before
-        chosen = there & (np.arange(900) % 10 == 3)
-        assert ids(on_gpu, query, 30, {"n": 3}) == nearest(half, query, 30, chosen)
+        allowed = live & (np.arange(900) % 10 == 3)
+        assert ids(on_gpu, query, 30, {"n": 3}) == nearest(half, query, 30, allowed)
     store.close()
 
 
-def test_inverted_lists_are_searched_on_the_gpu_when_they_were_asked_for(
-    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_inverted_lists_are_searched_on_the_gpu_after_optimize_ivf(
+    cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retriever, "search_device", search_device)
     store = Store.create(tmp_path / "store", {}, dimensions=32)
@@ -162,8 +161,8 @@ def test_inverted_lists_are_searched_on_the_gpu_when_they_were_asked_for(
     store.close()
 
 
-def test_an_index_that_the_gpu_cannot_hold_is_searched_on_the_cpu(
-    cards: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_index_that_does_not_fit_on_the_gpu_is_searched_on_the_cpu(
+    cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("CUDA error 2 out of memory")
@@ -182,7 +181,7 @@ def test_an_index_that_the_gpu_cannot_hold_is_searched_on_the_cpu(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(search_device() != "gpu", reason="needs faiss-gpu and a CUDA device")
-def test_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+def test_gpu_and_cpu_return_the_same_passages(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store", {}, dimensions=32)
     rows = clustered(20_000)
     fill(store, rows)

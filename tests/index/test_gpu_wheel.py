@@ -1,4 +1,4 @@
-"""Every FAISS call made on a GPU, checked against the faiss-gpu wheel itself: names and signatures.
+"""Names and signatures of every FAISS GPU call, checked against the faiss-gpu wheel itself.
 
 Needs no GPU. Runs with `QWEN3_RAG_GPU_WHEEL=fetch` (135 MB from the package registry) or the path of a wheel.
 """
@@ -51,26 +51,26 @@ def function(module: ast.Module, name: str) -> list[str]:
 
 
 def method(module: ast.Module, cls: str, name: str) -> list[str]:
-    found = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == cls)
-    return next(arguments(n) for n in found.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    definition = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == cls)
+    return next(arguments(n) for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == name)
 
 
 def members(module: ast.Module, name: str) -> set[str]:
-    """What a class of the bindings has, its base classes' included."""
-    found = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
-    own = {
+    """Attribute and method names of a class of the bindings, including those of its base classes."""
+    definition = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
+    names = {
         target.id
-        for n in found.body
+        for n in definition.body
         if isinstance(n, ast.Assign)
         for target in n.targets
         if isinstance(target, ast.Name)
     }
-    own |= {n.name for n in found.body if isinstance(n, ast.FunctionDef)}
-    bases = [base.id for base in found.bases if isinstance(base, ast.Name) and base.id != "object"]
-    return own.union(*(members(module, base) for base in bases))
+    names |= {n.name for n in definition.body if isinstance(n, ast.FunctionDef)}
+    bases = [base.id for base in definition.bases if isinstance(base, ast.Name) and base.id != "object"]
+    return names.union(*(members(module, base) for base in bases))
 
 
-def test_the_gpu_calls_exist_with_the_arguments_we_give(bindings: ast.Module) -> None:
+def test_the_gpu_calls_exist_with_the_arguments_that_the_package_passes(bindings: ast.Module) -> None:
     assert function(bindings, "get_num_gpus") == []
     assert method(bindings, "StandardGpuResources", "__init__") == ["self"]
     assert method(bindings, "StandardGpuResources", "setTempMemory") == ["self", "size"]
@@ -82,15 +82,15 @@ def test_the_gpu_calls_exist_with_the_arguments_we_give(bindings: ast.Module) ->
     assert function(bindings, "index_cpu_to_gpu_multiple")[:4] == ["provider", "devices", "index", "options"]
 
 
-def test_a_flat_index_on_the_gpu_is_made_from_resources_dimensions_and_configuration(bindings: ast.Module) -> None:
-    made = next(n for n in bindings.body if isinstance(n, ast.ClassDef) and n.name == "GpuIndexFlatIP")
-    makes = next(n for n in made.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    assert "new_GpuIndexFlatIP(*args)" in ast.unparse(makes)
+def test_a_flat_gpu_index_takes_resources_dimensions_and_configuration(bindings: ast.Module) -> None:
+    definition = next(n for n in bindings.body if isinstance(n, ast.ClassDef) and n.name == "GpuIndexFlatIP")
+    init = next(n for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    assert "new_GpuIndexFlatIP(*args)" in ast.unparse(init)
     assert "INDICES_64_BIT" in ast.unparse(bindings)
 
 
-def test_search_on_a_gpu_takes_parameters(wrappers: ast.Module, gpu_wrappers: ast.Module) -> None:
+def test_search_on_a_gpu_takes_search_parameters(wrappers: ast.Module, gpu_wrappers: ast.Module) -> None:
     assert function(gpu_wrappers, "index_cpu_to_gpu_multiple_py") == ["resources", "index", "co", "gpus"]
-    handles = next(n for n in wrappers.body if isinstance(n, ast.FunctionDef) and n.name == "handle_Index")
-    search = next(n for n in handles.body if isinstance(n, ast.FunctionDef) and n.name == "replacement_search")
+    wrapper = next(n for n in wrappers.body if isinstance(n, ast.FunctionDef) and n.name == "handle_Index")
+    search = next(n for n in wrapper.body if isinstance(n, ast.FunctionDef) and n.name == "replacement_search")
     assert [a.arg for a in [*search.args.args, *search.args.kwonlyargs]][:4] == ["self", "x", "k", "params"]

@@ -1,6 +1,6 @@
-"""A store of each format kept here, which every later version must open.
+"""Every version must open the stores of earlier formats in `stores/`.
 
-`python tests/index/test_kept_format.py FOLDER` made it: run it again only for a new format, and keep the old ones.
+`python tests/index/test_kept_format.py FOLDER` creates one: run it only for a new format, and keep the old ones.
 """
 
 import sys
@@ -21,7 +21,7 @@ NAMES = ["red", "green", "blue"]
 
 
 def vectors(count: int) -> np.ndarray:
-    """Rows that are the same wherever and whenever they are made."""
+    """Unit rows that are the same on every machine."""
     turns = np.arange(count)[:, None] * np.sqrt(np.arange(2, 18))[None]
     rows = np.cos(turns).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -51,12 +51,12 @@ def make(folder: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("kept", [2, 3])
-def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path) -> None:
-    with zipfile.ZipFile(STORES / f"format-{kept}.zip") as archive:
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_of_each_format_is_opened_and_searched(version: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(STORES / f"format-{version}.zip") as archive:
         archive.extractall(tmp_path)
     store = Store.open(tmp_path / "store")
-    there = np.array([i not in (0, 1, 605) for i in range(610)])
+    live = np.array([i not in (0, 1, 605) for i in range(610)])
     assert store.count() == (607, 607)
     assert store.get(["d7", "d605", "d609"]) == [document(7), None, document(609)]
     assert store.meta("settings") == {"chunk_tokens": 400}
@@ -64,14 +64,14 @@ def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path)
     retriever = Retriever(store)
     assert retriever.describe()["recall@100"] >= 0.9
     rows = vectors(610)
-    for wanted in (2, 300, 603):
-        hits = retriever.search("", rows[wanted], 5, "dense", None)
-        assert store.get([hits[0][0].document_id]) == [document(wanted)]
+    for number in (2, 300, 603):
+        hits = retriever.search("", rows[number], 5, "dense", None)
+        assert store.get([hits[0][0].document_id]) == [document(number)]
         assert (hits[0][0].page, hits[0][0].heading) == (7, "Part")
-        scores = np.sort((rows @ rows[wanted])[there])[::-1]
+        scores = np.sort((rows @ rows[number])[live])[::-1]
         np.testing.assert_allclose(hits[0][1], scores[0], atol=1e-3)
-        (hit, *_) = retriever.search(f"第{wanted}段", None, 5, "lexical", None)
-        assert hit[0].document_id == f"d{wanted}"
+        (hit, *_) = retriever.search(f"第{number}段", None, 5, "lexical", None)
+        assert hit[0].document_id == f"d{number}"
     assert len(retriever.search("part", None, 700, "lexical", None)) == 607
     red = retriever.search(
         "", rows[3], 607, "dense", {"colour": "red", "n": {"$gte": 590}, "tags": {"$contains": "even"}}
@@ -84,13 +84,13 @@ def test_a_store_of_each_format_is_opened_and_answers(kept: int, tmp_path: Path)
     store.close()
 
 
-def test_a_long_text_of_format_2_is_read_before_and_after_the_store_becomes_format_3(tmp_path: Path) -> None:
+def test_a_long_text_of_format_2_is_read_before_and_after_the_upgrade_to_format_3(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", {}, dimensions=16)
     text = "".join(f"{i:05} " for i in range(30_000))
     rows = vectors(3)
     passages = [PassageRow(at, at + 5, bytes(16), row) for at, row in zip((0, 65_532, 120_000), rows, strict=True)]
     store.write([(Document("", "empty"), [])])
-    with store.transaction() as run:  # as format 2 wrote it
+    with store.transaction() as run:  # the layout of format 2
         for table in ("sources", "staged", "blocks_of_text"):
             run(f"DROP TABLE {table}")
         run("DROP INDEX documents_by_origin")
@@ -114,7 +114,7 @@ def test_a_long_text_of_format_2_is_read_before_and_after_the_store_becomes_form
     store.close()
 
 
-def test_the_present_format_is_kept() -> None:
+def test_a_store_of_the_current_format_exists() -> None:
     assert (STORES / f"format-{FORMAT}.zip").is_file()
 
 

@@ -1,4 +1,4 @@
-"""BM25 is what a plain evaluation over all passages says, however the passages are spread over segments and tail."""
+"""BM25 scores equal a direct evaluation on all passages, for any split of them into segments and tail."""
 
 import itertools
 import math
@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from qwen3_rag import Document
 from qwen3_rag.errors import IndexCorruptedError
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index import lexical
-from qwen3_rag.index.cutting import write_beside
+from qwen3_rag.index import bitmap, lexical
 from qwen3_rag.index.lexical import Tail, search
 from qwen3_rag.index.retriever import Retriever
+from qwen3_rag.index.segment_worker import write_in_process
 from qwen3_rag.index.segments import Segment, hash_of, merge, write_segment
 from qwen3_rag.index.store import PassageRow, Store
 from qwen3_rag.index.text import query_terms, terms_of
@@ -27,12 +26,12 @@ WORDS = ["tide", "moon", "sea", "getUserName", "user", "潮汐", "潮", "été",
 TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
 
 
-def plain(texts: dict[int, str], query: str, allowed: set[int]) -> list[tuple[int, float]]:
-    """BM25 written out: K1 = 1.2, B = 0.75, the weight of a term ln(1 + (N − n + 1/2) / (n + 1/2))."""
+def bm25(texts: dict[int, str], query: str, allowed: set[int]) -> list[tuple[int, float]]:
+    """Reference BM25: K1 = 1.2, B = 0.75, the weight of a term ln(1 + (N − n + 1/2) / (n + 1/2))."""
     counts: dict[int, Counter[str]] = {number: terms_of(text) for number, text in texts.items()}
     lengths = {number: sum(c.values()) for number, c in counts.items()}
     mean = max(1.0, sum(lengths.values()) / max(1, len(lengths)))
-    found = []
+    scores = []
     for number, c in counts.items():
         score = 0.0
         for term in query_terms(query):
@@ -40,16 +39,16 @@ def plain(texts: dict[int, str], query: str, allowed: set[int]) -> list[tuple[in
             weight = math.log(1 + (len(texts) - n + 0.5) / (n + 0.5))
             score += weight * 2.2 * c[term] / (c[term] + 1.2 * (0.25 + 0.75 * lengths[number] / mean))
         if score > 0 and number in allowed:
-            found.append((number, score))
-    return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+            scores.append((number, score))
+    return sorted(scores, key=lambda entry: (-entry[1], entry[0]))
 
 
-def tail_of(texts: list[tuple[int, str]], first: int, rows: int, step: int, frozen: int, largest: int) -> Tail:
-    """A tail to which `step` passages were added at a time, frozen and merged past these numbers of postings."""
+def tail_of(texts: list[tuple[int, str]], first: int, rows: int, step: int, block_size: int, max_merged: int) -> Tail:
+    """A tail with `step` passages added at a time, and these limits on its blocks."""
     tail = Tail(first)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lexical, "FROZEN", frozen)
-        patch.setattr(lexical, "LARGEST", largest)
+        patch.setattr(lexical, "BLOCK_SIZE", block_size)
+        patch.setattr(lexical, "MAX_MERGED", max_merged)
         for start in range(first, rows, step):
             stop = min(start + step, rows)
             tail.add([entry for entry in texts if start <= entry[0] < stop], stop)
@@ -82,37 +81,37 @@ def test_ranking_is_bm25_over_any_split(
     ]
     tail = tail_of(numbered, three, len(texts), *sizes)
     allowed = data.draw(st.sets(st.integers(0, len(texts) - 1)))
-    packed = sets.of_rows(np.array(sorted(allowed), dtype=np.int64), len(texts))
+    packed = bitmap.from_rows(np.array(sorted(allowed), dtype=np.int64), len(texts))
     merged = [Segment(folder, merge(folder, 1, parts))] if parts else []
     for segments in (parts, merged):
-        for wanted, some in ((set(range(len(texts))), None), (allowed, packed)):
-            expected = plain(dict(numbered), query, wanted)
-            rows, scores = search([*segments, tail], query, 50, len(texts), some, len(texts))
+        for searched, filter in ((set(range(len(texts))), None), (allowed, packed)):
+            expected = bm25(dict(numbered), query, searched)
+            rows, scores = search([*segments, tail], query, 50, len(texts), filter, len(texts))
             assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
             assert (np.diff(scores) <= 0).all()
             for many, k in itertools.product((0, 2, 4096), (1, 3)):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(lexical, "MANY", many)
-                    best = search([*segments, tail], query, k, len(texts), some, len(texts))
+                    best = search([*segments, tail], query, k, len(texts), filter, len(texts))
                 assert best[0].tolist() == rows[:k].tolist()
                 assert best[1].tolist() == scores[:k].tolist()
 
 
-@pytest.mark.parametrize("frozen", [1, 50, 65_536])
-def test_a_search_sees_only_the_rows_of_its_commit(frozen: int) -> None:
+@pytest.mark.parametrize("block_size", [1, 50, 65_536])
+def test_a_search_sees_only_the_rows_of_its_commit(block_size: int) -> None:
     generator = np.random.default_rng(1)
     texts = [(i, " ".join(generator.choice(WORDS, 9))) for i in range(90)]
     for rows in (0, 1, 40, 89):
-        commit = tail_of(texts[:rows], 0, rows, 7, frozen, 65_536)
-        more = tail_of(texts, 0, 90, 7, frozen, 65_536)
+        commit = tail_of(texts[:rows], 0, rows, 7, block_size, 65_536)
+        more = tail_of(texts, 0, 90, 7, block_size, 65_536)
         expected = search([commit], "tide moon the 潮汐", 20, rows, None, rows)
         numbers, scores = search([more], "tide moon the 潮汐", 20, rows, None, rows)
         assert numbers.tolist() == expected[0].tolist()
         assert scores.tolist() == expected[1].tolist()
 
 
-class Growing:
-    """A tail to which passages are added whenever postings are looked up."""
+class GrowingTail:
+    """A tail that gains passages whenever postings are looked up."""
 
     def __init__(self, tail: Tail) -> None:
         self.tail, self.first = tail, tail.first
@@ -129,14 +128,14 @@ class Growing:
 
 def test_a_search_beside_adding_gives_the_scores_of_its_commit() -> None:
     texts = [(0, "tide moon"), (1, "moon"), (2, "the sea"), (3, "tide")]
-    part = Growing(tail_of(texts, 0, 4, 4, 65_536, 65_536))
-    found = search([part], "tide moon sea", 9, 4, None, 4)
-    expected = plain(dict(texts), "tide moon sea", {0, 1, 2, 3})
+    part = GrowingTail(tail_of(texts, 0, 4, 4, 65_536, 65_536))
+    rows, scores = search([part], "tide moon sea", 9, 4, None, 4)
+    expected = bm25(dict(texts), "tide moon sea", {0, 1, 2, 3})
     assert len(part.tail) == 10
-    assert dict(zip(found[0].tolist(), found[1].tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
+    assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
 
 
-def test_a_tail_stays_a_few_arrays_however_passages_are_added() -> None:
+def test_a_tail_has_few_blocks_however_passages_are_added() -> None:
     texts = [(i, f"word{i} other{i}") for i in range(600)]
     tail = tail_of(texts, 0, 600, 1, 64, 65_536)
     sizes = [block.size for block in tail._blocks]
@@ -145,10 +144,10 @@ def test_a_tail_stays_a_few_arrays_however_passages_are_added() -> None:
     assert len(sizes) < 12
     assert tail.postings(hash_of("word7"))[0].tolist() == [7]
     large = tail_of(texts, 0, 600, 1, 64, 100)
-    assert max(block.size for block in large._blocks) < 300, "large blocks are not merged any more"
+    assert max(block.size for block in large._blocks) < 300, "large blocks are not merged"
 
 
-def test_passages_whose_texts_cannot_be_read_are_added_again() -> None:
+def test_passages_can_be_added_to_a_tail_after_reading_their_texts_failed() -> None:
     def failing() -> Iterator[tuple[int, str]]:
         yield 0, "tide"
         yield 1, "moon"
@@ -157,13 +156,13 @@ def test_passages_whose_texts_cannot_be_read_are_added_again() -> None:
     tail = Tail(0)
     with pytest.raises(OSError, match="the disk fails"):
         tail.add(failing(), 3)
-    kept = len(tail)
-    tail.add([(0, "tide"), (1, "moon"), (2, "tide")][kept:], 3)
+    size = len(tail)
+    tail.add([(0, "tide"), (1, "moon"), (2, "tide")][size:], 3)
     assert tail.lengths.tolist() == [1, 1, 1]
     assert tail.postings(hash_of("tide"))[0].tolist() == [0, 2]
 
 
-def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None:
+def test_optimize_excludes_removed_passages_from_bm25_statistics(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", {}, dimensions=2)
     generator = np.random.default_rng(0)
     texts = [" ".join(generator.choice(WORDS, 8)) for _ in range(60)]
@@ -173,12 +172,12 @@ def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None
     upkeep.optimize("auto", 0.99, None)
     store.write([], remove=[str(i) for i in range(0, 60, 3)])
     retriever = Retriever(store)
-    left = {i: t for i, t in enumerate(texts) if i % 3}
+    remaining = {i: t for i, t in enumerate(texts) if i % 3}
 
     def ranked() -> list[tuple[str, float]]:
         return [(p.document_id, s) for p, s in retriever.search("moon getUserName", None, 60, "lexical", None)]
 
-    expected = plain(left, "moon getUserName", set(left))
+    expected = bm25(remaining, "moon getUserName", set(remaining))
     assert {name for name, _ in ranked()} == {str(i) for i, _ in expected}
     upkeep.optimize("auto", 0.99, None)
     assert dict(ranked()) == pytest.approx({str(i): s for i, s in expected}, rel=1e-5)
@@ -187,22 +186,22 @@ def test_after_optimize_removed_passages_no_longer_weigh(tmp_path: Path) -> None
     store.close()
 
 
-def test_a_segment_made_in_another_process_is_the_same(tmp_path: Path) -> None:
+def test_a_segment_written_in_another_process_is_the_same(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store", {}, dimensions=8)
     texts = ["the tide rises", "", "潮汐 getUserName", "tide tide"]
     rows = [PassageRow(0, 99, bytes([i]), np.ones(8, dtype=np.float32)) for i in range(4)]
     store.write([(Document(text or "x", str(i)), [row]) for i, (text, row) in enumerate(zip(texts, rows, strict=True))])
-    beside = write_beside(store.folder, 1, 1, 3)
-    assert beside is not None
+    by_worker = write_in_process(store.folder, 1, 1, 3)
+    assert by_worker is not None
     with store.snapshot():
-        here = write_segment(store.folder, 1, 1, 3, store.searched(1, 4))
-    assert (beside.first, beside.rows, beside.digest) == (1, 3, here.digest)
-    assert write_beside(store.folder, 1, 1, 4) is None  # there is no such passage
-    assert write_beside(store.folder, 2, 1, 3) is None  # nor such a generation
+        local = write_segment(store.folder, 1, 1, 3, store.searched(1, 4))
+    assert (by_worker.first, by_worker.rows, by_worker.digest) == (1, 3, local.digest)
+    assert write_in_process(store.folder, 1, 1, 4) is None  # no such passage
+    assert write_in_process(store.folder, 2, 1, 3) is None  # no such generation
     store.close()
 
 
-def test_a_segment_that_is_cut_or_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_or_missing_segment_is_an_error(tmp_path: Path) -> None:
     name = write_segment(tmp_path, 1, 0, 2, [(0, "tide"), (1, "moon")])
     path = tmp_path / name.file
     assert [p.name for p in tmp_path.iterdir()] == [name.file]

@@ -1,4 +1,4 @@
-"""A process that may not write a store reads it, beside a writer and without one."""
+"""A process without write permission can read a store, with and without a writer."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from index.test_store import row, write
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import Store
 
-# Everything is imported while Python's own files can be read.
+# Import everything before giving up the permission to read Python's files.
 store = Store.create(Path(tempfile.mkdtemp()) / "s", {}, dimensions=8)
 write(store, "a")
 for mode in ("dense", "lexical"):
@@ -74,11 +74,11 @@ def search(process: subprocess.Popen) -> list[str]:
 
 
 @needs_root
-def test_another_users_store_is_read_whether_or_not_its_owner_writes(folder: Path) -> None:
+def test_another_users_store_is_read_whether_or_not_a_writer_is_open(folder: Path) -> None:
     before = sorted(folder.iterdir())
     with reader(folder) as process:
         assert search(process) == ["dense ['a', 'b'] 0", "lexical ['a', 'b'] 0"]
-        assert sorted(folder.iterdir()) == before, "a reader leaves nothing in somebody else's folder"
+        assert sorted(folder.iterdir()) == before, "a reader leaves no file in another user's folder"
         store = Store.open(folder)
         write(store, "c")
         assert search(process) == ["dense ['a', 'b', 'c'] 0", "lexical ['a', 'b', 'c'] 0"]
@@ -92,40 +92,38 @@ def test_another_users_store_is_read_whether_or_not_its_owner_writes(folder: Pat
         assert search(process)[0] == "dense ['b', 'c', 'd'] 0"
         out, err = process.communicate()
     assert err == ""
-    assert f"StoreReadOnlyError {folder} can only be read here: {folder} is not writable for this process" in out
+    assert (
+        f"StoreReadOnlyError {folder} is read-only for this process: {folder} is not writable for this process" in out
+    )
 
 
 @needs_root
-def test_commits_in_a_log_that_cannot_be_read_are_said_not_passed_over(folder: Path) -> None:
+def test_commits_in_an_unreadable_log_are_an_error_and_not_ignored(folder: Path) -> None:
     store = Store.open(folder)
     write(store, "c")
     for name in (f"{FILE}-wal", f"{FILE}-shm"):
         (folder / name).chmod(0o600)
     with reader(folder) as process:
         out, _ = process.communicate("go\n")
-    assert out.startswith(f"StoreError {folder} holds commits that are only in its write-ahead log")
+    assert out.startswith(f"StoreError {folder} has commits that are only in its write-ahead log")
     store.close()
 
 
-def test_a_read_only_folder_refuses_every_write_and_says_what_is_needed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writing_a_read_only_folder_is_an_error_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwen3_rag.index.connections._why_read_only", lambda folder: f"{folder} is on a CD")
     store = Store.open(folder)
     assert store.count() == (2, 2)
-    with pytest.raises(StoreReadOnlyError, match=r"can only be read here: .* is on a CD"):
+    with pytest.raises(StoreReadOnlyError, match=r"is read-only for this process: .* is on a CD"):
         write(store, "c")
     store.close()
 
 
-def test_a_file_written_while_it_is_read_without_locks_is_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_written_while_read_without_locks_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("qwen3_rag.index.connections._why_read_only", lambda folder: "it is on a share")
         store = Store.open(folder)
 
-    def read_beside_a_write() -> None:
+    def read_during_a_write() -> None:
         with store.snapshot():
             store.count()
             writer = Store.open(folder)
@@ -133,6 +131,6 @@ def test_a_file_written_while_it_is_read_without_locks_is_an_error(
             writer.close()
 
     with pytest.raises(StoreError, match="was written while it was read, and it is on a share; try again"):
-        read_beside_a_write()
+        read_during_a_write()
     assert store.count() == (3, 3)
     store.close()

@@ -46,7 +46,7 @@ def first(retriever: Retriever, query: str) -> str | None:
         ("ete", None),
     ],
 )  # fmt: skip
-def test_words_of_every_script_and_identifiers_are_found(
+def test_query_terms_match_words_of_every_script_and_identifiers(
     retriever: Retriever, query: str, expected: str | None
 ) -> None:
     assert first(retriever, query) == expected
@@ -55,7 +55,7 @@ def test_words_of_every_script_and_identifiers_are_found(
 @pytest.mark.parametrize(
     "query", ['"', "a OR b", "NEAR(", "terms:x", "*", "^a", "-plage", "''; DROP TABLE terms", "\0", "…"]
 )
-def test_nothing_in_a_query_is_syntax(retriever: Retriever, query: str) -> None:
+def test_a_query_has_no_syntax(retriever: Retriever, query: str) -> None:
     retriever.search(query, None, 3, "lexical", None)
     assert first(retriever, "plage") == "fr"
 
@@ -70,7 +70,7 @@ def test_terms() -> None:
     assert terms_of("x" * 101) == {}
 
 
-def test_runs_without_blanks_and_overlong_words_are_not_kept_in_memory() -> None:
+def test_unspaced_runs_and_overlong_words_are_not_cached() -> None:
     from qwen3_rag.index.text import _terms_of_spaced, terms_of_word
 
     _terms_of_spaced.cache_clear()
@@ -80,18 +80,18 @@ def test_runs_without_blanks_and_overlong_words_are_not_kept_in_memory() -> None
     assert terms_of_word("userName") is terms_of_word("userName")
 
 
-def test_fusion_prefers_what_both_rankings_hold() -> None:
+def test_fuse_prefers_passages_in_both_rankings() -> None:
     import numpy as np
 
-    def found(numbers: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    def ranking(numbers: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
         return np.array(numbers, dtype=np.int64), np.array(scores, dtype=np.float32)
 
-    dense, lexical = found([1, 2, 3], [0.9, 0.85, 0.7]), found([2, 4], [8.0, 4.0])
+    dense, lexical = ranking([1, 2, 3], [0.9, 0.85, 0.7]), ranking([2, 4], [8.0, 4.0])
     numbers, scores = fuse(dense, lexical, 3)
     assert numbers.tolist() == [2, 1, 4]
     assert scores.tolist() == pytest.approx([0.7 * 0.75 + 0.3, 0.7, 0.15])
     assert fuse(dense, lexical, 2)[0].tolist() == [2, 1]  # 4 is the last of a full list
-    assert fuse(dense, found([], []), 3)[0].tolist() == [1, 2, 3]
-    assert fuse(found([], []), lexical, 3)[0].tolist() == [2, 4]
-    alone = fuse(found([5], [0.3]), found([5], [2.0]), 3)
-    assert alone[1].tolist() == pytest.approx([1.0])
+    assert fuse(dense, ranking([], []), 3)[0].tolist() == [1, 2, 3]
+    assert fuse(ranking([], []), lexical, 3)[0].tolist() == [2, 4]
+    single = fuse(ranking([5], [0.3]), ranking([5], [2.0]), 3)
+    assert single[1].tolist() == pytest.approx([1.0])

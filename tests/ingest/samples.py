@@ -1,4 +1,4 @@
-"""Files of every kind, made on the spot."""
+"""Sample files of every kind."""
 
 import io
 import zipfile
@@ -8,7 +8,7 @@ GUIDE = "The pump is bled at the upper valve.\n\nTurn it slowly, until no air co
 
 
 def write_pdf(path: Path, pages: list[str], outline: list[tuple[str, int]] = (), password: str = "") -> None:
-    """A PDF of plain lines; made by hand, since nothing else here writes one."""
+    """A PDF of plain lines; written by hand, because no dependency writes PDFs."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
     kids = []
     for page in pages:

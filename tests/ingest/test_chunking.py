@@ -49,18 +49,18 @@ def parsed(draw: st.DrawFn) -> Parsed:
 
 @given(parsed(), st.integers(8, 200))
 @settings(max_examples=200, deadline=None)
-def test_passages_are_in_order_within_size_and_lose_nothing(given: Parsed, size: int) -> None:
-    text = given.document.text
-    cuts = chunk(given, token_starts(Characters(), text), size, size // 4)
+def test_passages_are_in_order_within_size_and_lose_nothing(document: Parsed, size: int) -> None:
+    text = document.document.text
+    cuts = chunk(document, token_starts(Characters(), text), size, size // 4)
     covered = np.zeros(len(text), dtype=bool)
     for each in cuts:
         passage = text[each.start : each.stop]
         assert passage == passage.strip() != ""
         assert count(passage) <= size
         covered[each.start : each.stop] = True
-        touched = [s.headings for s in given.parts if s.start < each.stop and each.start < s.stop]
+        touched = [s.headings for s in document.parts if s.start < each.stop and each.start < s.stop]
         above = (each.heading or "").split(" > ") if each.heading else []
-        if all(s.kind != "table" for s in given.parts):
+        if all(s.kind != "table" for s in document.parts):
             assert all(list(headings[: len(above)]) == above for headings in touched)
     assert all(character.isspace() for character, inside in zip(text, covered, strict=True) if not inside)
     assert [(c.start, c.stop) for c in cuts] == sorted({(c.start, c.stop) for c in cuts})
@@ -82,16 +82,16 @@ def test_cuts_fall_between_paragraphs_then_sentences_then_words() -> None:
 
 @pytest.mark.parametrize("text", ["一二三。四五六！七八九？", "نعم نعم؟ لا لا۔ نعم", "क ख ग। घ च छ। ज झ ट।"])
 def test_sentences_end_in_every_script(text: str) -> None:
-    found = passages(text, 8)
-    assert len(found) >= 2
-    assert all(passage[-1] in "。！？؟۔।" for passage in found[:-1])
+    texts = passages(text, 8)
+    assert len(texts) >= 2
+    assert all(passage[-1] in "。！？؟۔।" for passage in texts[:-1])
 
 
 def test_a_long_text_without_a_blank_line_is_cut_into_sentences_in_bearable_time() -> None:
     text = "One two three four five six. " * 20_000
-    found = passages(text, 100)
-    assert all(passage.endswith("six.") for passage in found)
-    assert sum(map(count, found)) == count(text)
+    texts = passages(text, 100)
+    assert all(passage.endswith("six.") for passage in texts)
+    assert sum(map(count, texts)) == count(text)
 
 
 def test_overlap_repeats_whole_sentences() -> None:
@@ -109,35 +109,35 @@ def sections_of(text: str, *paths: tuple[str, ...], kind: Kind = "prose") -> tup
 
 def test_no_passage_runs_over_a_heading_unless_sections_are_small() -> None:
     text = ("w" * 19 + " ") * 6
-    found = cut(text, 60, sections=sections_of(text, ("A",), ("B",), ("B", "C")))
-    assert [(c.start, c.stop, c.heading) for c in found] == [(0, 39, "A"), (40, 79, "B"), (80, 119, "B > C")]
-    found = cut(text, 400, sections=sections_of(text, ("A", "1"), ("A", "2"), ("D", "1")))
-    assert [(c.start, c.stop, c.heading) for c in found] == [(0, 79, "A"), (80, 119, "D > 1")]
+    cuts = cut(text, 60, sections=sections_of(text, ("A",), ("B",), ("B", "C")))
+    assert [(c.start, c.stop, c.heading) for c in cuts] == [(0, 39, "A"), (40, 79, "B"), (80, 119, "B > C")]
+    cuts = cut(text, 400, sections=sections_of(text, ("A", "1"), ("A", "2"), ("D", "1")))
+    assert [(c.start, c.stop, c.heading) for c in cuts] == [(0, 79, "A"), (80, 119, "D > 1")]
 
 
 def test_tables_are_cut_between_rows_and_keep_their_first_row() -> None:
     text = "name | price\n" + "\n".join(f"thing {n} | {n}" for n in range(10))
     table = (Section(0, len(text), ("Prices",), "table"),)
-    found = cut(text, 30, sections=table)
-    assert len(found) > 2
+    cuts = cut(text, 30, sections=table)
+    assert len(cuts) > 2
     assert all(
-        "\n" not in text[c.start - 1 : c.start].strip() and text[c.start :].startswith(("name", "thing")) for c in found
+        "\n" not in text[c.start - 1 : c.start].strip() and text[c.start :].startswith(("name", "thing")) for c in cuts
     )
-    assert [c.heading for c in found] == ["Prices"] + ["Prices > name | price"] * (len(found) - 1)
+    assert [c.heading for c in cuts] == ["Prices"] + ["Prices > name | price"] * (len(cuts) - 1)
     assert cut(text, 30, tables="drop", sections=table) == []
     assert {c.heading for c in cut(text, 30, tables="text", sections=table)} == {"Prices"}
 
 
 def test_code_is_cut_between_lines() -> None:
     text = "def a():\n    return 1.5 + b. c\n\n\ndef b():\n    return 2"
-    found = cut(text, 25, sections=(Section(0, len(text), (), "code"),))
-    assert [text[c.start : c.stop] for c in found] == [text[:30], text[33:]]
+    cuts = cut(text, 25, sections=(Section(0, len(text), (), "code"),))
+    assert [text[c.start : c.stop] for c in cuts] == [text[:30], text[33:]]
 
 
 def test_passages_know_their_page() -> None:
     text = "first page.\n\nsecond page."
-    found = chunk(Parsed(Document(text), pages=(0, 13)), token_starts(Characters(), text), 12, 0)
-    assert [(text[c.start : c.stop], c.page) for c in found] == [("first page.", 1), ("second page.", 2)]
+    cuts = chunk(Parsed(Document(text), pages=(0, 13)), token_starts(Characters(), text), 12, 0)
+    assert [(text[c.start : c.stop], c.page) for c in cuts] == [("first page.", 1), ("second page.", 2)]
 
 
 def test_what_is_embedded_says_no_heading_twice() -> None:

@@ -25,7 +25,7 @@ from qwen3_rag.ingest.walking import Selection
 
 
 class Words:
-    """A stand-in embedder that counts what it is given; vectors depend on the text alone."""
+    """A stand-in embedder that counts the texts it embeds; vectors depend on the text alone."""
 
     dimensions = 8
 
@@ -83,10 +83,10 @@ def seen(pipeline: Pipeline) -> list[str]:
 
 
 def ids(pipeline: Pipeline, folder: Path) -> list[str]:
-    found = (
+    names = (
         name for path in pipeline.store.sources.all([str(folder)]) for name in pipeline.store.sources.documents(path)
     )
-    return sorted(str(Path(name).relative_to(folder)) for name in found)
+    return sorted(str(Path(name).relative_to(folder)) for name in names)
 
 
 def test_new_changed_and_vanished_files(pipeline: Pipeline, folder: Path) -> None:
@@ -271,7 +271,7 @@ def test_files_and_folders_without_permission_are_named(tmp_path_factory: pytest
                 os.seteuid(0)
             (folder / "below").chmod(0o700)
         assert plan.skipped == [(str(folder / "below"), "folder: Permission denied")]
-        assert [found.path.name for found in plan.new] == ["open.txt", "shut.txt"]
+        assert [entry.path.name for entry in plan.new] == ["open.txt", "shut.txt"]
 
 
 def test_a_file_deleted_or_changed_half_way_is_said_and_read_by_the_next_run(
@@ -354,8 +354,8 @@ def test_a_document_of_many_passages_is_written_whole(
     assert report.embedded == report.passages == len(seen(pipeline)) > 2000
     rows = pipeline.store.rows_of(str(folder / "book.txt"))
     numbers = list(pipeline.store.passages(range(report.passages)).values())
-    found = {p.start: p.text for p in numbers if p.document_id == str(folder / "book.txt")}
-    assert found == {row.start: text[row.start : row.stop] for row in rows}
+    texts = {p.start: p.text for p in numbers if p.document_id == str(folder / "book.txt")}
+    assert texts == {row.start: text[row.start : row.stop] for row in rows}
     hit = pipeline.search("number 2999", mode="lexical", rerank=False)[0]
     assert text[hit.start : hit.end] == hit.text
     assert "number 2999 stands" in hit.text

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(root: Path, **options: object) -> list[str]:
-    return [str(found.path.relative_to(root)) for found in Walk([root], Selection(**options))]  # type: ignore[arg-type]
+    return [str(entry.path.relative_to(root)) for entry in Walk([root], Selection(**options))]  # type: ignore[arg-type]
 
 
 def test_files_come_in_order_without_hidden_ones_and_stores(folder: Path) -> None:
@@ -56,9 +56,9 @@ def test_links_are_followed_when_asked_and_never_in_a_circle(
     (folder / "dangling.txt").symlink_to(folder / "nowhere")
     assert not {"out/o.txt", "h.txt"} & set(names(folder))
     walk = Walk([folder], Selection(follow_links=True))
-    found = [str(f.path.relative_to(folder)) for f in walk]
-    assert {"out/o.txt", "h.txt"} < set(found)
-    assert sum(name.endswith("a.txt") for name in found) <= 2
+    paths = [str(f.path.relative_to(folder)) for f in walk]
+    assert {"out/o.txt", "h.txt"} < set(paths)
+    assert sum(name.endswith("a.txt") for name in paths) <= 2
     assert any("a link into a folder above it" in why for _, why in walk.skipped)
     assert any(path.endswith("dangling.txt") for path, _ in walk.skipped)
 

@@ -37,10 +37,10 @@ def test_it_compresses_in_a_contextual_compression_retriever(reranker: Reranker)
     )
     scores = reranker.score("tides", [d.page_content for d in DOCUMENTS])
     expected = sorted(range(4), key=lambda i: -scores[i])[:2]
-    found = retriever.invoke("tides")
-    assert [d.page_content for d in found] == [DOCUMENTS[i].page_content for i in expected]
-    assert [d.id for d in found] == [DOCUMENTS[i].id for i in expected]
-    assert [d.metadata["relevance_score"] for d in found] == pytest.approx([float(scores[i]) for i in expected])
+    documents = retriever.invoke("tides")
+    assert [d.page_content for d in documents] == [DOCUMENTS[i].page_content for i in expected]
+    assert [d.id for d in documents] == [DOCUMENTS[i].id for i in expected]
+    assert [d.metadata["relevance_score"] for d in documents] == pytest.approx([float(scores[i]) for i in expected])
 
 
 async def test_async_gives_the_same(reranker: Reranker) -> None:
@@ -52,7 +52,7 @@ def scores(documents: list[Document]) -> dict[str, float]:
     return {document.page_content: document.metadata["relevance_score"] for document in documents}
 
 
-def test_inputs_stay_and_scores_are_fresh(reranker: Reranker) -> None:
+def test_inputs_stay_unchanged_and_scores_are_recomputed(reranker: Reranker) -> None:
     before = [d.model_copy(deep=True) for d in DOCUMENTS]
     compressor = Qwen3Rerank(reranker=reranker, top_n=10)
     first = compressor.compress_documents(DOCUMENTS, "one query")
@@ -66,10 +66,10 @@ def test_inputs_stay_and_scores_are_fresh(reranker: Reranker) -> None:
 
 
 def test_rerank_gives_positions_and_scores(reranker: Reranker) -> None:
-    found = Qwen3Rerank(reranker=reranker).rerank
-    assert [set(entry) for entry in found(["a", "b"], "q")] == [{"index", "relevance_score"}] * 2
-    assert len(found(DOCUMENTS, "q", top_n=1)) == 1
-    assert found([], "q") == []
+    rerank = Qwen3Rerank(reranker=reranker).rerank
+    assert [set(entry) for entry in rerank(["a", "b"], "q")] == [{"index", "relevance_score"}] * 2
+    assert len(rerank(DOCUMENTS, "q", top_n=1)) == 1
+    assert rerank([], "q") == []
 
 
 def test_min_score_and_instruction(reranker: Reranker) -> None:
@@ -104,7 +104,7 @@ def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], messa
 
 
 def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
-    with pytest.raises(ValidationError, match="model given together with reranker"):
+    with pytest.raises(ValidationError, match="model set together with reranker"):
         Qwen3Rerank(model="demo", reranker=reranker)
     with pytest.raises(ValueError, match="top_n is 0"):
         Qwen3Rerank(reranker=reranker).rerank(["a"], "q", top_n=0)
@@ -114,13 +114,13 @@ def pickled(compressor: Qwen3Rerank) -> Qwen3Rerank:
     return pickle.loads(pickle.dumps(compressor))  # noqa: S301
 
 
-@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled, lambda c: c.model_copy(deep=True)])
-def test_a_compressor_travels_with_the_same_scores(
-    travel: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled, lambda c: c.model_copy(deep=True)])
+def test_copies_of_a_compressor_give_the_same_scores(
+    duplicate: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
 ) -> None:
     for compressor in (Qwen3Rerank(model=str(tiny_reranker), dtype="float32"), Qwen3Rerank(reranker=reranker)):
         expected = compressor.compress_documents(DOCUMENTS, "q")
-        assert travel(compressor).compress_documents(DOCUMENTS, "q") == expected
+        assert duplicate(compressor).compress_documents(DOCUMENTS, "q") == expected
 
 
 def test_a_shallow_model_copy_shares_the_loaded_weights(tiny_reranker: Path) -> None:
@@ -169,7 +169,7 @@ def test_options_changed_in_place_take_effect(tiny_reranker: Path) -> None:
         ("reranker", "a string", "expected a qwen3_rag Reranker"),
     ],
 )
-def test_a_wrong_assignment_is_refused_and_changes_nothing(
+def test_a_wrong_assignment_is_an_error_and_changes_nothing(
     tiny_reranker: Path, name: str, value: Any, message: str
 ) -> None:
     compressor = Qwen3Rerank(model=str(tiny_reranker))
@@ -180,14 +180,14 @@ def test_a_wrong_assignment_is_refused_and_changes_nothing(
     assert compressor.reranker is None
 
 
-def test_a_model_and_a_reranker_are_refused_when_assigned_too(reranker: Reranker, tiny_reranker: Path) -> None:
+def test_assigning_both_a_model_and_a_reranker_is_an_error(reranker: Reranker, tiny_reranker: Path) -> None:
     named, ready = Qwen3Rerank(model=str(tiny_reranker)), Qwen3Rerank(reranker=reranker)
-    with pytest.raises(ValidationError, match="model given together with reranker"):
+    with pytest.raises(ValidationError, match="model set together with reranker"):
         named.reranker = reranker
-    with pytest.raises(ValidationError, match="dtype given together with reranker"):
+    with pytest.raises(ValidationError, match="dtype set together with reranker"):
         ready.dtype = "float32"
     both = named.model_copy(update={"reranker": reranker})
-    with pytest.raises(ValueError, match="model given together with reranker"):
+    with pytest.raises(ValueError, match="model set together with reranker"):
         both.compress_documents(DOCUMENTS, "q")
     named.model = None
     named.reranker = reranker

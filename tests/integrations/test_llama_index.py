@@ -38,30 +38,31 @@ def test_it_reranks_in_a_query_engine(reranker: Reranker) -> None:
     engine = index.as_query_engine(
         llm=MockLLM(), similarity_top_k=4, node_postprocessors=[Qwen3Rerank(reranker=reranker, top_n=2)]
     )
-    found = engine.query("tides").source_nodes
+    kept = engine.query("tides").source_nodes
     read = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes()]
-    assert "page: 0" in read[0], "metadata is read as the node says"
+    assert "page: 0" in read[0], "the node's metadata settings apply"
     scores = reranker.score("tides", read)
     expected = sorted(range(4), key=lambda i: -scores[i])[:2]
-    assert [node.node.text for node in found] == [TEXTS[i] for i in expected]
-    assert [node.score for node in found] == pytest.approx([float(scores[i]) for i in expected])
+    assert [node.node.text for node in kept] == [TEXTS[i] for i in expected]
+    assert [node.score for node in kept] == pytest.approx([float(scores[i]) for i in expected])
 
 
 async def test_async_gives_the_same(reranker: Reranker) -> None:
     postprocessor = Qwen3Rerank(reranker=reranker)
-    found = await postprocessor.apostprocess_nodes(nodes(), query_str="q")
-    assert found == postprocessor.postprocess_nodes(nodes(), query_str="q")
+    kept = await postprocessor.apostprocess_nodes(nodes(), query_str="q")
+    assert kept == postprocessor.postprocess_nodes(nodes(), query_str="q")
 
 
-def test_inputs_stay_and_the_score_before_is_kept_on_demand(reranker: Reranker) -> None:
-    given, before = nodes(), nodes()
-    kept = Qwen3Rerank(reranker=reranker, top_n=9, keep_retrieval_score=True).postprocess_nodes(given, query_str="q")
-    assert given == before
+def test_inputs_stay_unchanged_and_the_retrieval_score_is_kept_on_request(reranker: Reranker) -> None:
+    inputs, before = nodes(), nodes()
+    kept = Qwen3Rerank(reranker=reranker, top_n=9, keep_retrieval_score=True).postprocess_nodes(inputs, query_str="q")
+    assert inputs == before
     assert {node.node.node_id: node.node.metadata["retrieval_score"] for node in kept} == {
         "0": 0.5, "1": 0.0, "2": None, "3": -1.0,
     }  # fmt: skip
     assert (
-        "retrieval_score" not in Qwen3Rerank(reranker=reranker).postprocess_nodes(given, query_str="q")[0].node.metadata
+        "retrieval_score"
+        not in Qwen3Rerank(reranker=reranker).postprocess_nodes(inputs, query_str="q")[0].node.metadata
     )
 
 
@@ -82,19 +83,19 @@ def test_events_and_callbacks_are_sent(reranker: Reranker) -> None:
 
 
 def test_json_round_trip(tiny_reranker: Path) -> None:
-    made = Qwen3Rerank(model=str(tiny_reranker), top_n=2, dtype="float32")
-    again = Qwen3Rerank.from_json(made.to_json())
-    assert again.to_dict() == made.to_dict()
-    assert again.postprocess_nodes(nodes(), query_str="q") == made.postprocess_nodes(nodes(), query_str="q")
+    postprocessor = Qwen3Rerank(model=str(tiny_reranker), top_n=2, dtype="float32")
+    again = Qwen3Rerank.from_json(postprocessor.to_json())
+    assert again.to_dict() == postprocessor.to_dict()
+    assert again.postprocess_nodes(nodes(), query_str="q") == postprocessor.postprocess_nodes(nodes(), query_str="q")
 
 
 def test_a_ready_reranker_survives_the_round_trip(reranker: Reranker) -> None:
-    made = Qwen3Rerank(reranker=reranker, top_n=2)
-    again = Qwen3Rerank.from_json(made.to_json())
-    assert again.postprocess_nodes(nodes(), query_str="q") == made.postprocess_nodes(nodes(), query_str="q")
+    postprocessor = Qwen3Rerank(reranker=reranker, top_n=2)
+    again = Qwen3Rerank.from_json(postprocessor.to_json())
+    assert again.postprocess_nodes(nodes(), query_str="q") == postprocessor.postprocess_nodes(nodes(), query_str="q")
 
 
-def test_nothing_in_nothing_out_and_no_query_is_an_error(reranker: Reranker) -> None:
+def test_no_nodes_give_no_nodes_and_no_query_is_an_error(reranker: Reranker) -> None:
     assert Qwen3Rerank(reranker=reranker).postprocess_nodes([], query_bundle=QueryBundle("q")) == []
     with pytest.raises(ValueError, match="query_bundle is None"):
         Qwen3Rerank(reranker=reranker).postprocess_nodes(nodes())
@@ -115,7 +116,7 @@ def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], messa
 
 
 def test_both_model_and_reranker_is_an_error(reranker: Reranker) -> None:
-    with pytest.raises(ValidationError, match="model given together with reranker"):
+    with pytest.raises(ValidationError, match="model set together with reranker"):
         Qwen3Rerank(model="demo", reranker=reranker)
 
 
@@ -123,13 +124,13 @@ def pickled(postprocessor: Qwen3Rerank) -> Qwen3Rerank:
     return pickle.loads(pickle.dumps(postprocessor))  # noqa: S301
 
 
-@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled, lambda p: p.model_copy(deep=True)])
-def test_a_postprocessor_travels_with_the_same_scores(
-    travel: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled, lambda p: p.model_copy(deep=True)])
+def test_copies_of_a_postprocessor_give_the_same_scores(
+    duplicate: Callable[[Qwen3Rerank], Qwen3Rerank], tiny_reranker: Path, reranker: Reranker
 ) -> None:
     for postprocessor in (Qwen3Rerank(model=str(tiny_reranker), dtype="float32"), Qwen3Rerank(reranker=reranker)):
         expected = postprocessor.postprocess_nodes(nodes(), query_str="q")
-        assert travel(postprocessor).postprocess_nodes(nodes(), query_str="q") == expected
+        assert duplicate(postprocessor).postprocess_nodes(nodes(), query_str="q") == expected
 
 
 def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranker: Reranker) -> None:
@@ -140,7 +141,7 @@ def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranke
     postprocessor = Qwen3Rerank(reranker=Locked())
     with pytest.raises(TypeError, match=r"reranker is .*Locked object .* expected something that can be pickled"):
         pickle.dumps(postprocessor)
-    assert isinstance(postprocessor.reranker, Locked), "the object itself stays whole"
+    assert isinstance(postprocessor.reranker, Locked), "pickling leaves the object unchanged"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tin
         ("reranker", {"model": "nope"}, "unknown reranker 'nope'"),
     ],
 )
-def test_a_wrong_assignment_is_refused_and_changes_nothing(
+def test_a_wrong_assignment_is_an_error_and_changes_nothing(
     tiny_reranker: Path, name: str, value: Any, message: str
 ) -> None:
     postprocessor = Qwen3Rerank(model=str(tiny_reranker))
@@ -192,11 +193,11 @@ def test_a_wrong_assignment_is_refused_and_changes_nothing(
     assert postprocessor.to_dict() == before
 
 
-def test_a_model_and_a_reranker_are_refused_when_assigned_too(reranker: Reranker, tiny_reranker: Path) -> None:
+def test_assigning_both_a_model_and_a_reranker_is_an_error(reranker: Reranker, tiny_reranker: Path) -> None:
     named, ready = Qwen3Rerank(model=str(tiny_reranker)), Qwen3Rerank(reranker=reranker)
-    with pytest.raises(ValidationError, match="model given together with reranker"):
+    with pytest.raises(ValidationError, match="model set together with reranker"):
         named.reranker = reranker
-    with pytest.raises(ValidationError, match="dtype given together with reranker"):
+    with pytest.raises(ValidationError, match="dtype set together with reranker"):
         ready.dtype = "float32"
     ready.reranker = reranker.describe()
     assert isinstance(ready._current(), Reranker)

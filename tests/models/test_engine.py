@@ -1,4 +1,4 @@
-"""The native engine: compiled or not, in 8 bits or 32, alone or crowded, the scores stay the model's."""
+"""The native engine gives the same scores compiled or not, in 8 or 32 bits, and for one caller or many."""
 
 import asyncio
 import json
@@ -56,16 +56,16 @@ def test_compiled_scores_are_the_same_and_no_length_compiles_again(eager: Rerank
 def test_an_embedder_of_another_shape_is_compiled_beside_it(tmp_path: Path, tokenizer_json: str) -> None:
     folder = save_model(tmp_path, "embedding", tokenizer=tokenizer_json, layers=2)
     plain = Embedder(str(folder), dtype="float32", runtime_options={"compile": False}).encode_document(TEXTS[:20])
-    made = Embedder(str(folder), dtype="float32", runtime_options={"compile": True})
-    made.loaded.embed_documents(["x"])
+    compiled_model = Embedder(str(folder), dtype="float32", runtime_options={"compile": True})
+    compiled_model.loaded.embed_documents(["x"])
     with torch._dynamo.config.patch(error_on_recompile=True):
         for texts in (TEXTS[:20], [""], ["a", ""]):
-            made.encode_document(texts)
-        np.testing.assert_allclose(made.encode_document(TEXTS[:20]), plain, atol=1e-5)
+            compiled_model.encode_document(texts)
+        np.testing.assert_allclose(compiled_model.encode_document(TEXTS[:20]), plain, atol=1e-5)
 
 
 @needs_compiler
-def test_auto_compiles_once_it_has_worked_long_enough_and_nobody_is_in_a_hurry(
+def test_auto_compiles_after_enough_work_but_not_in_a_call_with_a_deadline(
     tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 300})
@@ -88,10 +88,10 @@ def test_a_compiler_that_fails_costs_speed_only(
     monkeypatch.setattr(layers, "compile_layers", broken)
     monkeypatch.setattr(decoder, "COMPILE_AFTER", -1.0)
     with caplog.at_level(logging.WARNING, "qwen3_rag"):
-        found = Reranker(str(tiny_reranker), dtype="float32").log_odds("q", TEXTS[:5])
+        scores = Reranker(str(tiny_reranker), dtype="float32").log_odds("q", TEXTS[:5])
     assert "not compiled" in caplog.text
     assert "no such instruction" in caplog.text
-    np.testing.assert_allclose(found, eager.log_odds("q", TEXTS[:5]), atol=1e-4)
+    np.testing.assert_allclose(scores, eager.log_odds("q", TEXTS[:5]), atol=1e-4)
     with pytest.raises(ModelError, match=r"cannot be compiled here.*no such instruction"):
         Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": True}).log_odds("q", ["a"])
 
@@ -117,7 +117,7 @@ def test_the_last_layer_computes_only_the_last_tokens(eager: Reranker) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    assert rows[0] > 300, "the first layer sees every token"
+    assert rows[0] > 300, "the first layer computes every token"
     assert rows[1:] == [6, 6]
 
 
@@ -125,8 +125,8 @@ def test_16_callers_at_once_get_the_serial_results(eager: Reranker) -> None:
     jobs = [(QUERIES[i], TEXTS[i : i + 12]) for i in range(16)]
     serial = [eager.log_odds(*job) for job in jobs]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda job: eager.log_odds(*job), jobs))
-    for a, b in zip(found, serial, strict=True):
+        scores = list(pool.map(lambda job: eager.log_odds(*job), jobs))
+    for a, b in zip(scores, serial, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
 
 
@@ -136,8 +136,8 @@ async def test_async_callers_share_the_queue_and_a_cancelled_task_leaves_it(eage
     doomed = asyncio.create_task(eager.aread("doomed", TEXTS * 20))
     await asyncio.sleep(0.05)
     doomed.cancel()
-    for reading in await asyncio.gather(*tasks):
-        np.testing.assert_allclose(reading.log_odds, serial, atol=1e-4, rtol=0)
+    for result in await asyncio.gather(*tasks):
+        np.testing.assert_allclose(result.log_odds, serial, atol=1e-4, rtol=0)
     with pytest.raises(asyncio.CancelledError):
         await doomed
     for _ in range(100):
@@ -147,40 +147,40 @@ async def test_async_callers_share_the_queue_and_a_cancelled_task_leaves_it(eage
     assert len(eager.loaded.decoder.queue) == 0
 
 
-def test_queries_of_one_call_share_batches_and_let_go_of_what_they_shared(tiny_reranker: Path, eager: Reranker) -> None:
+def test_queries_of_one_call_share_batches_and_free_their_prefix_caches(tiny_reranker: Path, eager: Reranker) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
     engine = reranker.loaded.decoder
     run, layouts = engine.run, []
     engine.run = lambda layout: (layouts.append(layout), run(layout))[1]  # type: ignore[method-assign]
     pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:3]]
-    found = reranker.predict(pairs)
+    scores = reranker.predict(pairs)
     assert len(layouts) <= 2
-    prefixes = [s.computes for layout in layouts for s in layout.segments if s.computes]
+    prefixes = [s.computes for layout in layouts for s in layout.sequences if s.computes]
     assert len(prefixes) == 6
     assert not any(prefix.keys_values for prefix in prefixes)
     expected = np.concatenate([eager.log_odds(query, TEXTS[:3]) for query in QUERIES[:6]])
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
-def test_cancelling_keeps_what_is_read_best_candidates_first(tiny_reranker: Path) -> None:
+def test_cancelling_keeps_the_scores_of_the_best_candidates(tiny_reranker: Path) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 400})
     cancel = threading.Event()
     queue = reranker.loaded.decoder.queue
     run = queue._run
 
     def counted(pieces: list[object]) -> object:
-        found = run(pieces)  # type: ignore[arg-type]
+        scores = run(pieces)  # type: ignore[arg-type]
         cancel.set()
-        return found
+        return scores
 
     queue._run = counted  # type: ignore[assignment]
-    reading = reranker.read("q", TEXTS[:200], cancel=cancel)
-    assert reading.stopped == "cancelled"
-    assert 0 < reading.read.sum() < 64
-    assert set(np.flatnonzero(reading.read)) <= set(range(64)), "the first window is read first"
+    result = reranker.read("q", TEXTS[:200], cancel=cancel)
+    assert result.stopped == "cancelled"
+    assert 0 < result.read.sum() < 64
+    assert set(np.flatnonzero(result.read)) <= set(range(64)), "the first window is read first"
 
 
-def test_a_gpu_out_of_memory_halves_the_budget_and_goes_on(
+def test_running_out_of_gpu_memory_halves_the_budget(
     tiny_reranker: Path, eager: Reranker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
@@ -195,26 +195,28 @@ def test_a_gpu_out_of_memory_halves_the_budget_and_goes_on(
 
     monkeypatch.setattr(engine, "run", full)
     with caplog.at_level(logging.WARNING, "qwen3_rag"):
-        found = reranker.log_odds("q", TEXTS[:50])
+        scores = reranker.log_odds("q", TEXTS[:50])
     assert "out of memory on the GPU: going on with 2000 tokens a batch instead of 4000" in caplog.text
     assert max(batches[:1]) > 2000 >= max(batches[2:])
-    np.testing.assert_allclose(found, eager.log_odds("q", TEXTS[:50]), atol=1e-4)
+    np.testing.assert_allclose(scores, eager.log_odds("q", TEXTS[:50]), atol=1e-4)
 
 
 def test_int8_ranks_as_float32_does(tiny_reranker: Path, eager: Reranker) -> None:
     quantised = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": False})
-    found, expected = quantised.log_odds(QUERIES[0], TEXTS[:60]), eager.log_odds(QUERIES[0], TEXTS[:60])
+    scores, expected = quantised.log_odds(QUERIES[0], TEXTS[:60]), eager.log_odds(QUERIES[0], TEXTS[:60])
     assert quantised.runs_on["dtype"] == "int8"
-    assert np.corrcoef(found, expected)[0, 1] > 0.98
-    assert not np.array_equal(found, Reranker(str(tiny_reranker)).log_odds(QUERIES[0], TEXTS[:60])), "it is used"
+    assert np.corrcoef(scores, expected)[0, 1] > 0.98
+    assert not np.array_equal(scores, Reranker(str(tiny_reranker)).log_odds(QUERIES[0], TEXTS[:60])), (
+        "int8 is actually used"
+    )
 
 
 @needs_compiler
 def test_int8_compiled_is_int8(tiny_reranker: Path) -> None:
     plain = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": False})
-    made = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": True})
-    found, expected = made.log_odds(QUERIES[0], TEXTS[:60]), plain.log_odds(QUERIES[0], TEXTS[:60])
-    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    compiled_model = Reranker(str(tiny_reranker), dtype="int8", runtime_options={"compile": True})
+    scores, expected = compiled_model.log_odds(QUERIES[0], TEXTS[:60]), plain.log_odds(QUERIES[0], TEXTS[:60])
+    assert np.corrcoef(scores, expected)[0, 1] > 0.99
 
 
 def test_int8_elsewhere_is_an_error(tiny_reranker: Path) -> None:
@@ -222,7 +224,7 @@ def test_int8_elsewhere_is_an_error(tiny_reranker: Path) -> None:
         Reranker(str(tiny_reranker), dtype="int8", runtime="transformers").log_odds("q", ["a"])
 
 
-def test_weights_are_let_go_with_the_model(tiny_reranker: Path) -> None:
+def test_unloading_frees_the_weights(tiny_reranker: Path) -> None:
     import gc
 
     from qwen3_rag.models import linear
@@ -246,6 +248,8 @@ def test_weights_are_let_go_with_the_model(tiny_reranker: Path) -> None:
         ({"budget": 3}, "unknown option of runtime 'native' 'budget'"),
     ],
 )
-def test_wrong_options_are_errors_at_once(tiny_reranker: Path, options: dict[str, object], message: str) -> None:
+def test_wrong_options_are_errors_at_construction(
+    tiny_reranker: Path, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         Reranker(str(tiny_reranker), runtime_options=options)

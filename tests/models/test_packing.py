@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_rag.models.packing import WINDOW, Layout, Prefix, Segment, reading_order
+from qwen3_rag.models.packing import WINDOW, Layout, PackedSequence, Prefix, reading_order
 
 
 @given(st.lists(st.integers(1, 300), max_size=200))
@@ -14,7 +14,7 @@ def test_the_best_candidates_come_in_the_first_window() -> None:
     assert set(reading_order(lengths)[:WINDOW]) == set(range(WINDOW))
 
 
-def test_like_lengths_lie_side_by_side() -> None:
+def test_reading_order_puts_similar_lengths_together() -> None:
     assert reading_order([5, 9, 5, 9]) == [1, 3, 0, 2]
 
 
@@ -22,13 +22,13 @@ def test_positions_restart_after_the_prefix_and_rows_are_end_to_end() -> None:
     prefix = Prefix((7, 8, 9))
     layout = Layout(
         [
-            Segment(prefix.ids, computes=prefix),
-            Segment((1, 2), after=prefix),
-            Segment((3,)),
-            Segment((4,), after=prefix),
+            PackedSequence(prefix.ids, computes=prefix),
+            PackedSequence((1, 2), prefix=prefix),
+            PackedSequence((3,)),
+            PackedSequence((4,), prefix=prefix),
         ]
     )
     assert layout.ids == [7, 8, 9, 1, 2, 3, 4]
     assert layout.positions == [0, 1, 2, 3, 4, 0, 3]
-    assert layout.results == [1, 2, 3], "a prefix has no result of its own"
+    assert layout.results == [1, 2, 3], "a prefix has no result"
     assert layout.last_rows == [4, 5, 6]

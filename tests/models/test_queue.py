@@ -1,4 +1,4 @@
-"""The queue's promises: common batches, fair shares, a bound, and nobody left behind."""
+"""The queue shares batches fairly, bounds its length, and never leaves a call behind."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from qwen3_rag.models import queue
-from qwen3_rag.models.queue import Call, Piece, Queue
-from qwen3_rag.models.runtimes import NEVER, Until
+from qwen3_rag.models.queue import BatchItem, Call, Queue
+from qwen3_rag.models.runtimes import NEVER, Cancellation
 
 
 class Model:
-    """Doubles numbers, remembers its batches, and can be held at the start of one."""
+    """Doubles numbers, records its batches, and can be paused at the start of a batch."""
 
     def __init__(self, budget: int = 10, **options: Any) -> None:
         self.batches: list[list[int]] = []
@@ -22,8 +22,8 @@ class Model:
         self.errors: list[BaseException] = []
         self.queue: Queue[int, int] = Queue(self.run, budget, **options)
 
-    def run(self, pieces: list[Piece]) -> list[int]:
-        items = [call.items[index] for call, index in pieces]
+    def run(self, batch: list[BatchItem]) -> list[int]:
+        items = [call.items[index] for call, index in batch]
         self.batches.append(items)
         self.begun.set()
         assert self.free.wait(10)
@@ -31,20 +31,20 @@ class Model:
             raise self.errors.pop()
         return [2 * item for item in items]
 
-    def double(self, items: list[int], until: Until = NEVER, holds: int = 0) -> dict[int, int]:
-        call: Call[int, int] = Call(items, [1] * len(items), range(len(items)), holds)
-        return {items[i]: result for part in self.queue.results(call, until) for i, result in part}
+    def double(self, items: list[int], cancellation: Cancellation = NEVER, kv_tokens: int = 0) -> dict[int, int]:
+        call: Call[int, int] = Call(items, [1] * len(items), range(len(items)), kv_tokens)
+        return {items[i]: result for part in self.queue.results(call, cancellation) for i, result in part}
 
 
 @pytest.fixture
 def model() -> Iterator[Model]:
-    made = Model()
-    yield made
-    assert len(made.queue) == 0, "every call has left the queue"
+    model = Model()
+    yield model
+    assert len(model.queue) == 0, "every call has left the queue"
 
 
 def together(model: Model, calls: list[Callable[[], Any]], expected: int | None = None) -> list[Any]:
-    """Run calls in threads of their own, `expected` of them in line before the first batch ends."""
+    """Run each call in a thread, with `expected` calls in the queue before the first batch ends."""
     results: list[Any] = [None] * len(calls)
 
     def one(place: int) -> None:
@@ -60,7 +60,7 @@ def together(model: Model, calls: list[Callable[[], Any]], expected: int | None 
     for thread in threads[1:]:
         thread.start()
     deadline = time.monotonic() + 5
-    while len(model.queue) < min(expected or len(calls), queue.PLACES) and time.monotonic() < deadline:
+    while len(model.queue) < min(expected or len(calls), queue.MAX_CALLS) and time.monotonic() < deadline:
         time.sleep(0.005)
     model.free.set()
     for thread in threads:
@@ -72,7 +72,7 @@ def together(model: Model, calls: list[Callable[[], Any]], expected: int | None 
 def test_small_calls_share_batches_and_each_gets_its_own(model: Model) -> None:
     calls = [lambda i=i: model.double([i, 100 + i]) for i in range(6)]
     assert together(model, calls) == [{i: 2 * i, 100 + i: 200 + 2 * i} for i in range(6)]
-    assert sorted(map(len, model.batches)) == [2, 10], "the first alone, then the five that had come meanwhile"
+    assert sorted(map(len, model.batches)) == [2, 10], "the first alone, then the five that arrived meanwhile"
 
 
 def test_a_long_call_does_not_keep_a_short_one_waiting(model: Model) -> None:
@@ -88,16 +88,16 @@ def test_two_long_calls_take_turns(model: Model) -> None:
     assert owners[:8] == ["a", "b"] * 4 or owners[1:9] == ["a", "b"] * 4 or owners[1:9] == ["b", "a"] * 4
 
 
-def test_a_cancelled_call_leaves_at_once_with_what_it_has(model: Model) -> None:
+def test_a_cancelled_call_leaves_the_queue_immediately(model: Model) -> None:
     cancel = threading.Event()
 
     def cancelled() -> tuple[dict[int, int], float]:
         cancel.set()
         started = time.monotonic()
-        return model.double([7] * 500, Until(cancel=cancel)), time.monotonic() - started
+        return model.double([7] * 500, Cancellation(cancel=cancel)), time.monotonic() - started
 
-    (_, (found, seconds)) = together(model, [lambda: model.double([1]), cancelled], expected=1)
-    assert found == {}
+    (_, (results, seconds)) = together(model, [lambda: model.double([1]), cancelled], expected=1)
+    assert results == {}
     assert seconds < 5
     assert not any(7 in batch for batch in model.batches)
 
@@ -105,30 +105,30 @@ def test_a_cancelled_call_leaves_at_once_with_what_it_has(model: Model) -> None:
 def test_a_deadline_passes_while_another_callers_batch_runs(model: Model) -> None:
     waited = []
 
-    def hurried() -> dict[int, int]:
+    def with_deadline() -> dict[int, int]:
         started = time.monotonic()
-        found = model.double([7], Until(deadline=started + 0.1))
+        results = model.double([7], Cancellation(deadline=started + 0.1))
         waited.append(time.monotonic() - started)
         model.free.set()
-        return found
+        return results
 
     model.free.clear()
     leader = threading.Thread(target=lambda: model.double([1]))
     leader.start()
     assert model.begun.wait(5)
-    assert hurried() == {}
+    assert with_deadline() == {}
     leader.join(5)
     assert 0.1 <= waited[0] < 2
 
 
-def test_what_was_read_before_the_end_is_kept(model: Model) -> None:
+def test_results_before_a_cancellation_are_kept(model: Model) -> None:
     cancel = threading.Event()
     call: Call[int, int] = Call(list(range(40)), [1] * 40, range(40))
-    found = []
-    for part in model.queue.results(call, Until(cancel=cancel)):
-        found += part
+    results = []
+    for part in model.queue.results(call, Cancellation(cancel=cancel)):
+        results += part
         cancel.set()
-    assert [index for index, _ in found] == list(range(10))
+    assert [index for index, _ in results] == list(range(10))
 
 
 def test_an_error_reaches_the_callers_of_its_batch_only(model: Model) -> None:
@@ -138,30 +138,30 @@ def test_an_error_reaches_the_callers_of_its_batch_only(model: Model) -> None:
     assert second == {2: 4}
 
 
-def test_an_error_as_a_result_is_its_callers_alone() -> None:
-    made = Model()
-    made.queue._run = lambda pieces: [ValueError("no") if c.items[i] == 1 else 0 for c, i in pieces]
+def test_an_error_as_a_result_reaches_only_its_caller() -> None:
+    model = Model()
+    model.queue._run = lambda batch: [ValueError("no") if c.items[i] == 1 else 0 for c, i in batch]
     with pytest.raises(ValueError, match="no"):
-        made.double([1])
-    assert made.double([2]) == {2: 0}
+        model.double([1])
+    assert model.double([2]) == {2: 0}
 
 
-def test_interrupting_the_thread_that_runs_a_batch_loses_nobodys_items(model: Model) -> None:
+def test_interrupting_the_thread_that_runs_a_batch_loses_no_items(model: Model) -> None:
     model.errors.append(KeyboardInterrupt())
-    kept: list[Any] = []
+    interrupts: list[Any] = []
 
     def interrupted() -> None:
         try:
             model.double([1])
         except KeyboardInterrupt as error:
-            kept.append(error)
+            interrupts.append(error)
 
     _, second = together(model, [interrupted, lambda: model.double([2])])
-    assert len(kept) == 1
+    assert len(interrupts) == 1
     assert second == {2: 4}
 
 
-def test_an_iterator_that_is_left_takes_its_call_out(model: Model) -> None:
+def test_closing_the_iterator_removes_its_call(model: Model) -> None:
     call: Call[int, int] = Call(list(range(40)), [1] * 40, range(40))
     iterator = model.queue.results(call)
     next(iterator)
@@ -170,34 +170,36 @@ def test_an_iterator_that_is_left_takes_its_call_out(model: Model) -> None:
     assert len(model.queue) == 0
 
 
-def test_running_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
+def test_running_out_of_memory_halves_the_budget_and_loses_no_results() -> None:
     shrink = lambda error, budget: budget // 2 if isinstance(error, MemoryError) else None  # noqa: E731
-    made = Model(budget=8, shrink=shrink)
-    made.errors += [MemoryError(), MemoryError()]
-    assert made.double(list(range(8))) == {i: 2 * i for i in range(8)}
-    assert list(map(len, made.batches)) == [8, 4, 2, 2, 2, 2]
+    model = Model(budget=8, shrink=shrink)
+    model.errors += [MemoryError(), MemoryError()]
+    assert model.double(list(range(8))) == {i: 2 * i for i in range(8)}
+    assert list(map(len, model.batches)) == [8, 4, 2, 2, 2, 2]
 
 
-def test_more_callers_than_places_wait_outside(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "PLACES", 3)
-    most = []
-    model.queue._run = lambda pieces: (most.append(len(model.queue)), model.run(pieces))[1]
+def test_callers_beyond_max_calls_wait_for_a_slot(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "MAX_CALLS", 3)
+    queue_lengths = []
+    model.queue._run = lambda batch: (queue_lengths.append(len(model.queue)), model.run(batch))[1]
     results = together(model, [lambda i=i: model.double([i]) for i in range(12)])
     assert results == [{i: 2 * i} for i in range(12)]
-    assert max(most) <= 3
+    assert max(queue_lengths) <= 3
 
 
 def test_prefixes_kept_in_memory_are_bounded(model: Model) -> None:
-    alive: list[int] = []
+    kv_tokens_in_memory: list[int] = []
 
-    def run(pieces: list[Piece]) -> list[int]:
-        alive.append(sum(call.holds for call in model.queue._calls if call.begun and not call.finished))
-        return model.run(pieces)
+    def run(batch: list[BatchItem]) -> list[int]:
+        kv_tokens_in_memory.append(
+            sum(call.kv_tokens for call in model.queue._calls if call.begun and not call.finished)
+        )
+        return model.run(batch)
 
     model.queue._run = run
-    results = together(model, [lambda i=i: model.double(list(range(i, i + 30)), holds=6) for i in range(5)])
-    assert all(len(found) == 30 for found in results)
-    assert max(alive) <= 10
+    results = together(model, [lambda i=i: model.double(list(range(i, i + 30)), kv_tokens=6) for i in range(5)])
+    assert all(len(result) == 30 for result in results)
+    assert max(kv_tokens_in_memory) <= 10
 
 
 def test_an_item_longer_than_the_budget_is_a_batch_by_itself(model: Model) -> None:
@@ -206,6 +208,6 @@ def test_an_item_longer_than_the_budget_is_a_batch_by_itself(model: Model) -> No
     assert model.batches == [[1], [2]]
 
 
-def test_nothing_to_read_is_nothing(model: Model) -> None:
+def test_a_call_without_items_runs_no_batch(model: Model) -> None:
     assert model.double([]) == {}
     assert model.batches == []

@@ -1,4 +1,4 @@
-"""The reranker's promise: native scores are the official formula's."""
+"""Native scores equal the official formula's."""
 
 import json
 import random
@@ -21,7 +21,7 @@ DEFAULT = INSTRUCTIONS["web-search"]
 
 
 def random_pairs(count: int, longest: int) -> list[tuple[str, str]]:
-    """Real queries with documents of 0 to some thousand characters in every script of the collection."""
+    """Real queries with documents of 0 to several thousand characters in every script of the collection."""
     rng = random.Random(7)
     pairs = []
     for _ in range(count):
@@ -31,7 +31,7 @@ def random_pairs(count: int, longest: int) -> list[tuple[str, str]]:
 
 
 def grouped(official: OfficialScores, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """Official scores, like lengths together: padding a short text to a long one costs time, not exactness."""
+    """Official scores, in batches of similar lengths to save time; padding does not change them."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][1]))
     scores = np.empty(len(pairs), dtype=np.float32)
     for start in range(0, len(order), 8):
@@ -59,10 +59,10 @@ def test_500_random_pairs_up_to_32k_tokens_equal_the_official_formula(tmp_path: 
     expected = np.append(
         grouped(official, pairs[:497]), [float(official.log_odds(DEFAULT, [pair])[0]) for pair in long]
     )
-    found = native.predict(pairs)
-    assert expected.std() > 0.5, "scores must spread, or agreement means nothing"
-    assert native.read(QUERIES[0], [text, text[1000:]]).truncated == 2, "they fill all 32,768 tokens"
-    worst = np.abs(found - expected).max()
+    scores = native.predict(pairs)
+    assert expected.std() > 0.5, "without a spread of scores, agreement means nothing"
+    assert native.read(QUERIES[0], [text, text[1000:]]).truncated == 2, "both fill all 32,768 tokens"
+    worst = np.abs(scores - expected).max()
     print(f"\nworst difference over {len(pairs)} pairs: {worst:.1e} (spread {expected.std():.2f})")
     assert worst < 1e-4
 
@@ -79,46 +79,46 @@ def test_truncated_documents_equal_the_official_formula(tiny_reranker: Path, max
     native = Reranker(str(tiny_reranker), dtype="float32", max_length=max_length)
     official = OfficialScores(tiny_reranker, max_length)
     query = "tides"
-    room = native.loaded.input.room(native.loaded.input.query(DEFAULT, query))
+    budget = native.loaded.input.document_budget(native.loaded.input.query(DEFAULT, query))
     documents = TEXTS[:20]
-    reading = native.read(query, documents)
+    result = native.read(query, documents)
     lengths = [len(ids) for ids in native.loaded.input.tokens.encode([f" {d}" for d in documents])]
-    assert reading.truncated == sum(length > room for length in lengths) > 0
+    assert result.truncated == sum(length > budget for length in lengths) > 0
     expected = grouped(official, [(query, document) for document in documents])
-    np.testing.assert_allclose(reading.log_odds, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(result.log_odds, expected, atol=1e-4, rtol=0)
 
 
 def test_the_real_tokenizer_changes_nothing(tmp_path: Path, qwen3_tokenizer: str) -> None:
     folder = save_model(tmp_path, spread=2.0, tokenizer=qwen3_tokenizer, layers=2)
     documents = [*TEXTS[::12], "\u0e01\u0e23\u0e38\u0e07", "\u0641\u064e", "e\u0301", "\r\n\r\n", "12345", "👩‍👩‍👧"]
     expected = grouped(OfficialScores(folder), [(QUERIES[3], document) for document in documents])
-    found = Reranker(str(folder), dtype="float32").log_odds(QUERIES[3], documents)
+    scores = Reranker(str(folder), dtype="float32").log_odds(QUERIES[3], documents)
     assert expected.std() > 0.5
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
 def test_order_and_company_move_no_score(native: Reranker) -> None:
     documents = TEXTS[:40]
-    whole = native.log_odds("q?", documents)
-    np.testing.assert_allclose(native.log_odds("q?", documents[::-1])[::-1], whole, atol=1e-4, rtol=0)
+    expected = native.log_odds("q?", documents)
+    np.testing.assert_allclose(native.log_odds("q?", documents[::-1])[::-1], expected, atol=1e-4, rtol=0)
     alone = [native.log_odds("q?", [document])[0] for document in documents[:5]]
-    np.testing.assert_allclose(alone, whole[:5], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(alone, expected[:5], atol=1e-4, rtol=0)
     small = Reranker(str(native.source.model), dtype="float32", runtime_options={"token_budget": 100})
-    np.testing.assert_allclose(small.log_odds("q?", documents), whole, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(small.log_odds("q?", documents), expected, atol=1e-4, rtol=0)
 
 
 def test_the_reference_runtime_agrees(native: Reranker) -> None:
     reference = Reranker(native.model, dtype="float32", runtime="transformers")
-    found, expected = native.log_odds("tides", TEXTS[:20]), reference.log_odds("tides", TEXTS[:20])
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    scores, expected = native.log_odds("tides", TEXTS[:20]), reference.log_odds("tides", TEXTS[:20])
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
 def test_the_one_label_classifier_form_loads_and_agrees(tiny_classifier: Path) -> None:
     native = Reranker(str(tiny_classifier), dtype="float32")
     reference = Reranker(str(tiny_classifier), dtype="float32", runtime="transformers")
-    found, expected = native.log_odds("tides", TEXTS[:20]), reference.log_odds("tides", TEXTS[:20])
+    scores, expected = native.log_odds("tides", TEXTS[:20]), reference.log_odds("tides", TEXTS[:20])
     assert expected.std() > 0.1
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
 def test_a_classifier_whose_head_is_yes_minus_no_scores_as_the_causal_form(tiny_reranker: Path, tmp_path: Path) -> None:
@@ -134,16 +134,16 @@ def test_a_classifier_whose_head_is_yes_minus_no_scores_as_the_causal_form(tiny_
         classifier.score.weight.copy_((weight[tokens.token_id("yes")] - weight[tokens.token_id("no")])[None])
     classifier.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((tiny_reranker / "tokenizer.json").read_bytes())
-    found = Reranker(str(tmp_path), dtype="float32").log_odds("tides", TEXTS[:10])
+    scores = Reranker(str(tmp_path), dtype="float32").log_odds("tides", TEXTS[:10])
     expected = Reranker(str(tiny_reranker), dtype="float32").log_odds("tides", TEXTS[:10])
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_16_bit_types_stay_near(native: Reranker, dtype: str) -> None:
-    near = Reranker(native.model, dtype=dtype).log_odds("tides", TEXTS[:30])
+def test_16_bit_types_stay_close(native: Reranker, dtype: str) -> None:
+    scores = Reranker(native.model, dtype=dtype).log_odds("tides", TEXTS[:30])
     expected = native.log_odds("tides", TEXTS[:30])
-    assert np.abs(near - expected).max() < 0.1 * expected.std()
+    assert np.abs(scores - expected).max() < 0.1 * expected.std()
 
 
 def test_instructions_change_the_score_by_name_and_by_sentence(tiny_reranker: Path) -> None:
@@ -244,8 +244,11 @@ def test_wrong_settings_are_errors_before_any_weights_load(arguments: dict[str, 
 def test_what_the_machine_or_the_model_cannot_do_is_an_error(tiny_reranker: Path) -> None:
     for arguments, message in (
         ({"device": "gpu9"}, "device='gpu9'"),
-        ({"max_length": 10**6}, "max_length is 1000000; this model knows 40960 positions"),
-        ({"max_length": 10**6, "runtime": "transformers"}, "max_length is 1000000; this model knows 40960 positions"),
+        ({"max_length": 10**6}, "max_length is 1000000; expected at most 40960, the positions"),
+        (
+            {"max_length": 10**6, "runtime": "transformers"},
+            "max_length is 1000000; expected at most 40960, the positions",
+        ),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             Reranker(str(tiny_reranker), **arguments).log_odds("q", ["a"])  # type: ignore[arg-type]
@@ -259,7 +262,7 @@ def test_damaged_weights_are_an_error_not_a_score(tiny_reranker: Path, tmp_path:
     weights = load_file(tiny_reranker / "model.safetensors")
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match="not numbers"):
+    with pytest.raises(ModelError, match="NaN or infinite"):
         Reranker(str(tmp_path)).log_odds("q", ["a"])
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
@@ -268,14 +271,14 @@ def test_damaged_weights_are_an_error_not_a_score(tiny_reranker: Path, tmp_path:
             Reranker(str(tmp_path), runtime=runtime).log_odds("q", ["a"])
 
 
-def test_models_that_cannot_rerank_are_refused(tiny_embedder: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_rerank_are_rejected(tiny_embedder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neither a causal decoder nor a one-label classifier"):
         Reranker(str(tiny_embedder)).log_odds("q", ["a"])
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Reranker(str(tmp_path)).log_odds("q", ["a"])
 
 
-def test_a_model_with_sliding_windows_is_refused(tiny_reranker: Path, tmp_path: Path) -> None:
+def test_a_model_with_sliding_windows_is_rejected(tiny_reranker: Path, tmp_path: Path) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(

@@ -1,4 +1,4 @@
-"""The sentence-transformers runtime, with the demo embedder: nothing is lost, nothing acts as a control token."""
+"""The sentence-transformers runtime with the demo embedder: no text is lost, and none acts as a control token."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ def embedder() -> Embedder:
     return Embedder("demo", dtype="float32")
 
 
-def test_a_long_text_is_cut_into_passages_to_its_very_end(embedder: Embedder) -> None:
+def test_a_long_text_is_split_into_passages_to_its_end(embedder: Embedder) -> None:
     text = "The moon pulls the sea and the sea comes in. " * 900
     before = embedder.spans(text)
     embedder.encode_document(["a text", text])
@@ -47,7 +47,7 @@ def test_no_spelling_becomes_a_control_token(embedder: Embedder) -> None:
     assert runtime.neutral("plain text, 中文 and < b > c") == "plain text, 中文 and < b > c"
 
 
-def test_queries_are_never_cut(embedder: Embedder) -> None:
+def test_queries_are_never_truncated(embedder: Embedder) -> None:
     with pytest.raises(InvalidArgumentError, match=r"the query takes \d{4} tokens; expected fewer than max_length=512"):
         embedder.encode_query("long " * 3000)
     with pytest.raises(InvalidArgumentError, match="'demo' takes no instructions"):

@@ -1,4 +1,4 @@
-"""Where models come from, with the real clients, offline: their caches are laid out by hand."""
+"""Where models come from, with the real clients offline and their caches laid out by hand."""
 
 import inspect
 import shutil
@@ -15,7 +15,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Hugging Face cache that holds the tiny model as an official one, under a branch and a tag."""
+    """A Hugging Face cache that contains the tiny model under an official name, with a branch and a tag."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -40,34 +40,34 @@ def test_an_official_model_loads_from_the_local_cache(hub_cache: Path, name: str
     assert len(Reranker(name, revision=revision, dtype="float32").log_odds("q", ["a", "b"])) == 2
 
 
-def test_what_is_not_in_the_cache_is_named(hub_cache: Path) -> None:
+def test_the_error_names_a_model_that_is_not_in_the_cache(hub_cache: Path) -> None:
     with pytest.raises(ModelError, match="'Qwen/Qwen3-Reranker-8B' is neither in the local cache nor"):
         Reranker("8b").log_odds("q", ["a"])
     with pytest.raises(ModelError, match=r"'Qwen/Qwen3-Reranker-0\.6B' at revision 'v9'"):
         Reranker("0.6b", revision="v9").log_odds("q", ["a"])
 
 
-def test_modelscope_is_asked_through_its_own_client(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modelscope_downloads_through_its_own_client(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import modelscope
 
     signature = inspect.signature(modelscope.snapshot_download)
-    asked = {}
+    arguments = {}
 
     def download(*args: object, **options: object) -> str:
-        asked.update(signature.bind(*args, **options).arguments)
+        arguments.update(signature.bind(*args, **options).arguments)
         return str(tiny_reranker)
 
     monkeypatch.setattr(modelscope, "snapshot_download", download)
     reranker = Reranker("0.6b", revision="v1", dtype="float32", runtime_options={"hub": "modelscope"})
     assert len(reranker.log_odds("q", ["a"])) == 1
-    assert (asked["model_id"], asked["revision"]) == ("Qwen/Qwen3-Reranker-0.6B", "v1")
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert not any(pattern.endswith((".bin", ".pt", ".pth")) for pattern in asked["allow_patterns"])
+    assert (arguments["model_id"], arguments["revision"]) == ("Qwen/Qwen3-Reranker-0.6B", "v1")
+    assert "*.safetensors" in arguments["allow_patterns"]
+    assert not any(pattern.endswith((".bin", ".pt", ".pth")) for pattern in arguments["allow_patterns"])
 
 
 @pytest.fixture
 def modelscope_cache(tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the real client, with the network closed to it."""
+    """A cache folder of the real client, without a network."""
     import modelscope
 
     real = modelscope.snapshot_download
@@ -88,12 +88,12 @@ def test_modelscope_loads_from_its_local_cache(modelscope_cache: Path, tiny_rera
     assert len(reranker.log_odds("q", ["a", "b"])) == 2
 
 
-def test_what_modelscope_does_not_have_is_named(modelscope_cache: Path) -> None:
-    with pytest.raises(ModelError, match="nor to be had from ModelScope: ConnectionError: no network"):
+def test_the_error_names_a_model_that_modelscope_does_not_have(modelscope_cache: Path) -> None:
+    with pytest.raises(ModelError, match="nor available from ModelScope: ConnectionError: no network"):
         Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
 
 
-def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "modelscope", None)
@@ -101,18 +101,18 @@ def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
 
 
-def test_names_that_cannot_be_are_told_at_once(tmp_path: Path) -> None:
+def test_invalid_names_are_errors_at_construction(tmp_path: Path) -> None:
     for name in ("qwen3", "a/b/c", "C:\\model", "./nowhere"):
         with pytest.raises(UnknownNameError, match=r"expected one of: 0\.6b, 4b, 8b, demo"):
             Embedder(name)
     for wrong in ("", None, 3):
         with pytest.raises(InvalidArgumentError, match="expected a hub id, a folder or a preset's name"):
             Embedder(wrong)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="revision='v1' given with"):
+    with pytest.raises(InvalidArgumentError, match="revision is 'v1', but"):
         Embedder(str(tmp_path), revision="v1")
 
 
-def test_a_model_folder_is_the_one_named_whatever_folder_is_current_when_it_loads(
+def test_a_relative_model_folder_does_not_depend_on_the_current_folder_at_loading(
     tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for place in ("A", "B"):
@@ -129,6 +129,6 @@ def test_a_model_folder_is_the_one_named_whatever_folder_is_current_when_it_load
         assert reranker.log_odds("query", ["document"]).shape == (1,)
 
 
-def test_cancel_that_is_no_event_is_refused_by_a_reranker(tiny_reranker: Path) -> None:
+def test_a_reranker_rejects_a_cancel_that_is_not_an_event(tiny_reranker: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"cancel is True; expected a threading\.Event"):
         Reranker(str(tiny_reranker)).read("query", ["document"], cancel=True)

@@ -1,4 +1,4 @@
-"""A deadline or a cancelled call stops a reranker only where something was left unread, and never hides NaN."""
+"""A deadline or cancellation is reported only if candidates were not scored, and never hides NaN."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ import torch
 
 from qwen3_rag import Reranker
 from qwen3_rag.errors import ModelError
-from qwen3_rag.models.runtimes import Until, reading_of
+from qwen3_rag.models.runtimes import Cancellation, rerank_result
 from qwen3_rag.models.runtimes.native import RerankInput
 from qwen3_rag.models.runtimes.vllm import VllmReranker
 from qwen3_rag.models.tokens import Tokens
@@ -21,13 +21,13 @@ PAIRS = [("tides", text) for text in ("the moon", "the sea", "bread", "yeast", "
 
 
 class Engine:
-    """In place of vLLM's: rows of one value for each slice of two."""
+    """Replaces vLLM's engine: yields one value for each sequence, in slices of two."""
 
     value = 1.0
 
-    def rows(self, sequences: list[list[int]], until: Until) -> Any:
+    def rows(self, sequences: list[list[int]], cancellation: Cancellation) -> Any:
         for start in range(0, len(sequences), 2):
-            if until.reached:
+            if cancellation.stop_reason:
                 return
             part = range(start, min(start + 2, len(sequences)))
             yield part, np.full((len(part), 1), self.value, dtype=np.float32)
@@ -43,7 +43,7 @@ def runtime_of(name: str, folder: Path) -> Any:
 
 
 def give_nan(name: str, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the runtime's model give NaN for every pair."""
+    """Make the runtime's model return NaN for every pair."""
     if name == "native":
         monkeypatch.setattr(runtime, "direction", runtime.direction * np.float32(math.nan))
     elif name == "transformers":
@@ -55,32 +55,34 @@ def give_nan(name: str, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Passing:
-    """A deadline that passes once so many candidates were read."""
+    """A deadline that passes after `after` candidates were scored."""
 
     def __init__(self, after: int) -> None:
-        self.until, self.left = Until(deadline=math.inf), after
+        self.cancellation, self.left = Cancellation(deadline=math.inf), after
 
     def count(self, read: int) -> None:
         self.left -= read
         if self.left <= 0:
-            object.__setattr__(self.until, "deadline", -1.0)
+            object.__setattr__(self.cancellation, "deadline", -1.0)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_deadline_that_passes_during_the_last_batch_stops_nothing(name: str, tiny_reranker: Path) -> None:
     deadline = Passing(len(PAIRS))
-    reading = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.until, deadline.count)
-    assert deadline.until.reached == "deadline passed"
-    assert reading.read.all()
-    assert reading.stopped is None
+    result = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.cancellation, deadline.count)
+    assert deadline.cancellation.stop_reason == "deadline passed"
+    assert result.read.all()
+    assert result.stopped is None
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_deadline_that_passes_before_the_last_batch_is_why_it_stopped(name: str, tiny_reranker: Path) -> None:
+def test_a_deadline_that_passes_before_the_last_batch_is_the_reason_for_stopping(
+    name: str, tiny_reranker: Path
+) -> None:
     deadline = Passing(2)
-    reading = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.until, deadline.count)
-    assert 0 < reading.read.sum() < len(PAIRS)
-    assert reading.stopped == "deadline passed"
+    result = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.cancellation, deadline.count)
+    assert 0 < result.read.sum() < len(PAIRS)
+    assert result.stopped == "deadline passed"
 
 
 @pytest.mark.parametrize("after", [2, len(PAIRS)])
@@ -90,8 +92,8 @@ def test_nan_is_an_error_whether_or_not_a_deadline_passes(
 ) -> None:
     runtime, deadline = runtime_of(name, tiny_reranker), Passing(after)
     give_nan(name, runtime, monkeypatch)
-    with pytest.raises(ModelError, match="log-odds are not numbers"):
-        runtime.read("find tides", PAIRS, deadline.until, deadline.count)
+    with pytest.raises(ModelError, match="log-odds are NaN or infinite"):
+        runtime.read("find tides", PAIRS, deadline.cancellation, deadline.count)
 
 
 def test_a_call_cancelled_during_its_last_batch_still_raises_on_nan(
@@ -105,11 +107,11 @@ def test_a_call_cancelled_during_its_last_batch_still_raises_on_nan(
         return torch.full((len(batch["input_ids"]),), math.nan)
 
     monkeypatch.setattr(reranker.loaded, "_formula", formula)
-    with pytest.raises(ModelError, match="2 of 2 log-odds are not numbers"):
+    with pytest.raises(ModelError, match="2 of 2 log-odds are NaN or infinite"):
         reranker.read("tides", ["the moon", "the sea"], cancel=cancel)
 
 
-def test_reading_of_knows_why_it_stopped_though_the_event_was_cleared() -> None:
+def test_rerank_result_reports_a_cancellation_whose_event_was_cleared() -> None:
     log_odds = np.array([1.0, math.nan], dtype=np.float32)
-    assert reading_of(log_odds, 1, 0, Until(cancel=threading.Event())).stopped == "cancelled"
-    assert reading_of(log_odds[:1], 1, 3, Until()).truncated == 3
+    assert rerank_result(log_odds, 1, 0, Cancellation(cancel=threading.Event())).stopped == "cancelled"
+    assert rerank_result(log_odds[:1], 1, 3, Cancellation()).truncated == 3

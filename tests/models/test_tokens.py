@@ -33,7 +33,7 @@ def test_the_template_has_the_official_ids(real: Tokens) -> None:
     assert (real.token_id("no"), real.token_id("yes"), real.token_id("<|endoftext|>")) == (2152, 9693, 151643)
 
 
-def test_no_added_token_can_be_spelt_in_text(real: Tokens) -> None:
+def test_no_text_encodes_to_an_added_token(real: Tokens) -> None:
     spellings = [token["content"] for token in json.loads(real.control.to_str())["added_tokens"]]
     assert len(spellings) == 26
     for spelling in spellings:
@@ -52,13 +52,13 @@ def test_plain_and_full_tokenizer_agree_on_ordinary_text(small: Tokens, text: st
 
 @given(st.text(max_size=40), st.text(max_size=40))
 @settings(max_examples=150, deadline=None)
-def test_query_and_document_encoded_apart_are_the_whole_body(small: Tokens, query: str, document: str) -> None:
+def test_query_and_document_encoded_separately_equal_the_whole_body(small: Tokens, query: str, document: str) -> None:
     head = rerank_query("Retrieve it", well_formed(query))
-    apart = small.encode([head, f" {document}"])
-    assert apart[0] + apart[1] == small.encode([f"{head} {document}"])[0]
+    separate = small.encode([head, f" {document}"])
+    assert separate[0] + separate[1] == small.encode([f"{head} {document}"])[0]
 
 
-def test_query_and_document_apart_are_exact_with_the_real_tokenizer(real: Tokens) -> None:
+def test_encoding_query_and_document_separately_is_exact_with_the_real_tokenizer(real: Tokens) -> None:
     documents = [
         "",
         " ",
@@ -78,8 +78,8 @@ def test_query_and_document_apart_are_exact_with_the_real_tokenizer(real: Tokens
     ]
     head = rerank_query("i", "q")
     for document in documents:
-        apart = real.encode([head, f" {document}"])
-        assert apart[0] + apart[1] == real.encode([f"{head} {document}"])[0]
+        separate = real.encode([head, f" {document}"])
+        assert separate[0] + separate[1] == real.encode([f"{head} {document}"])[0]
 
 
 def test_lone_surrogates_are_replaced(small: Tokens) -> None:
@@ -95,7 +95,7 @@ def test_spans_cover_the_text(small: Tokens) -> None:
     assert (spans[1:, 0] >= spans[:-1, 0]).all()
 
 
-def test_a_tokenizer_whose_words_are_control_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_whose_words_are_control_tokens_is_rejected(tmp_path: Path) -> None:
     from tokenizers import AddedToken, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "[UNK]": 1}, unk_token="[UNK]"))
@@ -106,17 +106,17 @@ def test_a_tokenizer_whose_words_are_control_tokens_is_refused(tmp_path: Path) -
         Tokens(tmp_path)
 
 
-def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
         Tokens(tmp_path)
 
 
-def test_a_tokenizer_that_joins_query_and_document_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_merges_query_and_document_is_rejected(tmp_path: Path) -> None:
     from tokenizers import models, trainers
 
     tokenizer = Tokenizer(models.BPE())
     corpus = ["<Document>: a"] * 50 + ["<Instruct>: i\n<Query>: q\n"]
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=200, show_progress=False))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ModelError, match="joins '<Document>:' and what follows"):
+    with pytest.raises(ModelError, match="merges '<Document>:' with the text after it"):
         RerankInput(Tokens(tmp_path), 512)

@@ -1,4 +1,4 @@
-"""vLLM in its own environment (`make peers`), in process and as a server: the native scores, and text stays text."""
+"""vLLM in a separate environment (`make peers`), in process and as a server: native scores, and text stays text."""
 
 import json
 import os
@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, save_model
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
-from qwen3_rag.models.checking import PAIRS
+from qwen3_rag.models.verification import PAIRS
 
 PYTHON = ROOT / ".peers/bin/python"
 peers = pytest.mark.skipif(
@@ -33,12 +33,12 @@ ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HU
 
 
 def environment() -> dict[str, str]:
-    # Beside the environment's own packages, this checkout's.
+    # This checkout's packages, in addition to the environment's.
     return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT / "pipeline")}
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all it started: the group is its own."""
+    """Stop a process and everything in its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -119,7 +119,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def elsewhere(url: str, **options: Any) -> Reranker:
-    """The server's model by a name whose tokenizer is not on this machine."""
+    """The server's model under a name whose tokenizer is not on this machine."""
     return Reranker("nobody/has-this", runtime=url, max_length=1024, runtime_options=options)
 
 
@@ -127,13 +127,13 @@ def elsewhere(url: str, **options: Any) -> Reranker:
 @pytest.mark.usefixtures("key")
 def test_a_server_gives_the_native_log_odds_of_every_pair(rerank_url: str, demo: Path, expected: np.ndarray) -> None:
     reranker = Reranker(str(demo), runtime=f"{rerank_url}/v1/", max_length=1024)
-    found = reranker.predict(PAIRS)
+    results = reranker.predict(PAIRS)
     assert reranker.runs_on["input"] == "/classify: token ids"
-    print(f"\nvLLM server, ids, against native: {np.abs(found - expected).max():.1e}")
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    print(f"\nvLLM server, ids, against native: {np.abs(results - expected).max():.1e}")
+    np.testing.assert_allclose(results, expected, atol=1e-3)
     np.testing.assert_allclose(reranker.log_odds(*_one_query()), _native(demo), atol=1e-3)
-    reading = reranker.read("What is the capital of China?", ["word " * 2000, "Beijing"])
-    assert reading.truncated == 1
+    result = reranker.read("What is the capital of China?", ["word " * 2000, "Beijing"])
+    assert result.truncated == 1
 
 
 def _one_query() -> tuple[str, list[str]]:
@@ -150,14 +150,14 @@ def test_without_the_tokenizer_whole_templates_are_sent_and_text_stays_text(
     rerank_url: str, expected: np.ndarray
 ) -> None:
     reranker = elsewhere(rerank_url)
-    found = reranker.predict(PAIRS)
+    results = reranker.predict(PAIRS)
     assert reranker.runs_on["input"] == "/v1/score: the whole template in the texts"
     assert reranker.runs_on["scores"] == "log-odds"
     assert reranker.loaded.chosen.exact
-    differences = np.abs(found - expected)
+    differences = np.abs(results - expected)
     ordinary = [i for i in range(len(PAIRS)) if i not in CONTROL]
     assert differences[ordinary].max() < 1e-3
-    assert differences.max() < 0.5, "a blank inside each spelling of a control token moves a score a little"
+    assert differences.max() < 0.5, "a space inside each spelled-out control token changes a score slightly"
     with pytest.raises(ModelError, match=r"maximum context length|1024"):
         reranker.log_odds("q", ["word " * 3000])
 
@@ -171,7 +171,7 @@ def test_the_rerank_endpoint_gives_the_same_scores(rerank_url: str, expected: np
 
 
 @peers
-def test_the_server_wants_its_key(rerank_url: str, demo: Path) -> None:
+def test_a_server_started_with_a_key_requires_it(rerank_url: str, demo: Path) -> None:
     with pytest.raises(ModelError, match="QWEN3_RAG_API_KEY, which is not set"):
         Reranker(str(demo), runtime=rerank_url).log_odds("q", ["d"])
 
@@ -180,7 +180,7 @@ def test_the_server_wants_its_key(rerank_url: str, demo: Path) -> None:
 def test_a_server_gives_the_native_embeddings(embed_url: str, embedder_folder: Path) -> None:
     texts = [document for _, document in PAIRS]
     native = Embedder(str(embedder_folder), dtype="float32", max_length=1024, dimensions=40)
-    # A random model ranks nothing right.
+    # A random model does not rank the fixed pairs right.
     served = Embedder(
         str(embedder_folder), runtime=embed_url, max_length=1024, dimensions=40, runtime_options={"probe": False}
     )
@@ -192,7 +192,7 @@ def test_a_server_gives_the_native_embeddings(embed_url: str, embedder_folder: P
 
 
 @peers
-def test_a_servers_tokenizer_tells_where_tokens_are(embed_url: str, embedder_folder: Path) -> None:
+def test_spans_come_from_the_servers_tokenizer(embed_url: str, embedder_folder: Path) -> None:
     native = Embedder(str(embedder_folder), dtype="float32", max_length=1024)
     served = Embedder("nobody/has-this", runtime=embed_url, runtime_options={"probe": False})
     for text in ("The tides, and the moon.", "潮汐 and 🎉", ""):
@@ -200,7 +200,7 @@ def test_a_servers_tokenizer_tells_where_tokens_are(embed_url: str, embedder_fol
 
 
 @peers
-def test_wrongly_started_servers_are_told_apart_from_rerankers(embed_url: str, embedder_folder: Path) -> None:
+def test_wrongly_started_servers_are_errors(embed_url: str, embedder_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"compares embeddings; expected a reranker.*--convert classify"):
         elsewhere(embed_url).log_odds("q", ["d"])
     with pytest.raises(ModelError, match=r"fixed queries wrong, such as .*--convert embed"):
@@ -232,38 +232,38 @@ def in_process(
 @peers
 @pytest.mark.parametrize("kind", ["causal", "classifier"])
 def test_in_process_the_log_odds_are_the_native_ones(in_process: tuple[Any, Any], kind: str) -> None:
-    job, found = in_process
+    job, results = in_process
     native = Reranker(job[kind], dtype="float32", max_length=400)
-    reading = native.loaded.read("web search", PAIRS)
-    print(f"\nvLLM in process, {kind}: {np.abs(np.array(found[kind]) - reading.log_odds).max():.1e}")
-    assert reading.log_odds.std() > 0.5
-    np.testing.assert_allclose(found[kind], reading.log_odds, atol=1e-3)
-    assert reading.truncated > 0
+    result = native.loaded.read("web search", PAIRS)
+    print(f"\nvLLM in process, {kind}: {np.abs(np.array(results[kind]) - result.log_odds).max():.1e}")
+    assert result.log_odds.std() > 0.5
+    np.testing.assert_allclose(results[kind], result.log_odds, atol=1e-3)
+    assert result.truncated > 0
     runs_on = {"device": "cpu", "dtype": "float32", "attention": "vllm"}
-    assert found[f"{kind} more"] == [reading.truncated, len(PAIRS), runs_on]
-    assert found[f"{kind} cancelled"] == ["cancelled", 0]
+    assert results[f"{kind} more"] == [result.truncated, len(PAIRS), runs_on]
+    assert results[f"{kind} cancelled"] == ["cancelled", 0]
 
 
 @peers
 def test_in_process_the_embeddings_are_the_native_ones(in_process: tuple[Any, Any]) -> None:
-    job, found = in_process
+    job, results = in_process
     native = Embedder(job["embedder"], dtype="float32", dimensions=48, max_length=400)
-    np.testing.assert_allclose(found["documents"], native.encode_document([d for _, d in PAIRS]), atol=1e-4)
-    np.testing.assert_allclose(found["queries"], native.encode_query([q for q, _ in PAIRS]), atol=1e-4)
-    assert found["spans"] == native.spans("a text 中文").tolist()
+    np.testing.assert_allclose(results["documents"], native.encode_document([d for _, d in PAIRS]), atol=1e-4)
+    np.testing.assert_allclose(results["queries"], native.encode_query([q for q, _ in PAIRS]), atol=1e-4)
+    assert results["spans"] == native.spans("a text 中文").tolist()
 
 
 @peers
 def test_in_process_wrong_options_are_errors(in_process: tuple[Any, Any]) -> None:
-    _, found = in_process
-    assert "unknown option of runtime 'vllm' 'tensor_paralel_size'; expected one of:" in found["unknown option"]
-    assert "tensor_parallel_size" in found["unknown option"]
-    assert "runtime_options sets trust_remote_code=True; expected none of model" in found["own option"]
+    _, results = in_process
+    assert "unknown option of runtime 'vllm' 'tensor_paralel_size'; expected one of:" in results["unknown option"]
+    assert "tensor_parallel_size" in results["unknown option"]
+    assert "runtime_options sets trust_remote_code=True; expected none of model" in results["own option"]
 
 
 def test_without_vllm_the_error_names_the_command(tiny_reranker: Path) -> None:
     pytest.importorskip("transformers")
     reranker = Reranker(str(tiny_reranker), runtime="vllm")
     assert reranker.runs_on["attention"] == "vllm"
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vllm>=0.32'.*environment of its own"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vllm>=0.32'.*in a separate virtual environment"):
         reranker.log_odds("q", ["d"])

@@ -1,4 +1,4 @@
-"""Run in the environment of `make peers`: score and embed with `runtime="vllm"`, and write what came out as JSON.
+"""Run in the environment of `make peers`: score and embed with `runtime="vllm"`, and write the results as JSON.
 
 python vllm_in_process.py JOB.json      {"causal", "classifier", "embedder": folders; "pairs", "out"}
 """
@@ -11,44 +11,51 @@ from pathlib import Path
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError
 
-MOST = 400  # tokens; the longest pair is cut
+MAX_LENGTH = 400  # tokens; the longest pair is truncated
 
 
 def options(**more: object) -> dict[str, object]:
     return {"enforce_eager": True, "max_model_len": 512, "block_size": 32, "max_num_seqs": 64, **more}
 
 
-def refused(model: str, found: dict[str, object], **wrong: object) -> str:
+def refused(model: str, results: dict[str, object], **wrong: object) -> str:
     try:
-        Reranker(model, runtime="vllm", max_length=MOST, runtime_options=options(**wrong)).log_odds("q", ["d"])
+        Reranker(model, runtime="vllm", max_length=MAX_LENGTH, runtime_options=options(**wrong)).log_odds("q", ["d"])
     except InvalidArgumentError as error:
         return str(error)
-    return f"nothing: {found}"
+    return f"nothing: {results}"
 
 
 def main(job: dict[str, object]) -> dict[str, object]:
     pairs = [(query, document) for query, document in job["pairs"]]
-    found: dict[str, object] = {}
-    found["unknown option"] = refused(job["causal"], found, tensor_paralel_size=2)
-    found["own option"] = refused(job["causal"], found, trust_remote_code=True)
+    results: dict[str, object] = {}
+    results["unknown option"] = refused(job["causal"], results, tensor_paralel_size=2)
+    results["own option"] = refused(job["causal"], results, trust_remote_code=True)
     for kind in ("causal", "classifier"):
-        reranker = Reranker(job[kind], runtime="vllm", dtype="float32", max_length=MOST, runtime_options=options())
+        reranker = Reranker(
+            job[kind], runtime="vllm", dtype="float32", max_length=MAX_LENGTH, runtime_options=options()
+        )
         counted: list[int] = []
-        reading = reranker.loaded.read("web search", pairs, progress=counted.append)
-        found[kind] = reading.log_odds.tolist()
-        found[f"{kind} more"] = [reading.truncated, sum(counted), reranker.runs_on]
+        result = reranker.loaded.read("web search", pairs, progress=counted.append)
+        results[kind] = result.log_odds.tolist()
+        results[f"{kind} more"] = [result.truncated, sum(counted), reranker.runs_on]
         cancel = threading.Event()
         cancel.set()
         stopped = reranker.read("q", ["a", "b"], cancel=cancel)
-        found[f"{kind} cancelled"] = [stopped.stopped, int(stopped.read.sum())]
+        results[f"{kind} cancelled"] = [stopped.stopped, int(stopped.read.sum())]
         reranker.unload()
     embedder = Embedder(
-        job["embedder"], runtime="vllm", dtype="float32", dimensions=48, runtime_options=options(), max_length=MOST
+        job["embedder"],
+        runtime="vllm",
+        dtype="float32",
+        dimensions=48,
+        runtime_options=options(),
+        max_length=MAX_LENGTH,
     )
-    found["documents"] = embedder.encode_document([document for _, document in pairs]).tolist()
-    found["queries"] = embedder.encode_query([query for query, _ in pairs]).tolist()
-    found["spans"] = embedder.spans("a text 中文").tolist()
-    return found
+    results["documents"] = embedder.encode_document([document for _, document in pairs]).tolist()
+    results["queries"] = embedder.encode_query([query for query, _ in pairs]).tolist()
+    results["spans"] = embedder.spans("a text 中文").tolist()
+    return results
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from qwen3_rag.cli import filling, keeping, searching
+from qwen3_rag.cli import indexing, maintenance, searching
 from qwen3_rag.cli.common import FAILED, State
 from qwen3_rag.cli.configuration import ENVIRONMENT, read_settings, show_settings
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Two-stage retrieval with the Qwen3 models: index files, search them, rerank what is found.",
+    help="Two-stage retrieval with the Qwen3 models: index files, search them, rerank the candidates.",
     epilog="Settings come from flags, then from the environment (QWEN3_RAG_SEARCH_TOP_K=5), then from qwen3-rag.toml "
     "here or config.toml in the user's configuration folder; `qwen3-rag config` shows which came from where.",
     no_args_is_help=True,
@@ -23,11 +23,11 @@ app = typer.Typer(
     context_settings={"auto_envvar_prefix": ENVIRONMENT, "help_option_names": ["-h", "--help"]},
 )
 for command in (
-    filling.index, filling.sync, searching.search, searching.get, keeping.info, keeping.delete, keeping.optimize,
-    keeping.verify, keeping.demo,
+    indexing.index, indexing.sync, searching.search, searching.get, maintenance.info, maintenance.delete,
+    maintenance.optimize, maintenance.verify, maintenance.demo,
 ):  # fmt: skip
     app.command()(command)
-app.command("verify-model")(keeping.verify_model_command)
+app.command("verify-model")(maintenance.verify_model_command)
 app.command("config")(show_settings)
 
 

@@ -50,7 +50,7 @@ def readable(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def as_object(text: str, option: str) -> dict[str, Any]:
-    """A JSON object given as an option."""
+    """A JSON object passed as an option."""
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -18,22 +18,22 @@ HERE = "qwen3-rag.toml"
 SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
 
 
-def _file(given: Path | None) -> Path | None:
-    """The file of settings: the one given, the one here, the user's, or none."""
-    if given is not None:
-        return as_path(given, "--config")
+def _file(path: Path | None) -> Path | None:
+    """The settings file: `path`, the one in the current folder, the user's, or None."""
+    if path is not None:
+        return as_path(path, "--config")
     usual = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
     return next((path for path in usual if path.is_file()), None)
 
 
 @readable
-def read_settings(context: typer.Context, given: Path | None) -> None:
+def read_settings(context: typer.Context, config: Path | None) -> None:
     """Take the defaults of commands from a file: a table each command, names at its top for all that have them.
 
     Raises:
         InvalidArgumentError: It is not TOML, or names a command or option that is none.
     """
-    path = _file(given)
+    path = _file(config)
     context.obj = path
     if path is None:
         return
@@ -46,7 +46,7 @@ def read_settings(context: typer.Context, given: Path | None) -> None:
     for name in shared:
         if not any(name in known for known in options.values()):
             raise InvalidArgumentError(f"{path}: {name!r} is an option of no command; see qwen3-rag config")
-    found: dict[str, dict[str, Any]] = {}
+    defaults: dict[str, dict[str, Any]] = {}
     for command, known in options.items():
         table = {_plain(name): value for name, value in said.get(command, {}).items()}
         for name in table:
@@ -54,11 +54,13 @@ def read_settings(context: typer.Context, given: Path | None) -> None:
                 raise InvalidArgumentError(
                     f"{path}: [{command}] has no option {name!r}; expected one of: {', '.join(known)}"
                 )
-        found[command] = {name: value for name, value in shared.items() if name in known and command != "demo"} | table
+        defaults[command] = {
+            name: value for name, value in shared.items() if name in known and command != "demo"
+        } | table
     for name, value in said.items():
         if isinstance(value, dict) and name not in options:
             raise InvalidArgumentError(f"{path}: no command {name!r}; expected one of: {', '.join(options)}")
-    context.default_map = found
+    context.default_map = defaults
 
 
 def _plain(name: str) -> str:

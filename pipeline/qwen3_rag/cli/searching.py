@@ -1,4 +1,4 @@
-"""`search` and `get`: out of a store."""
+"""Commands that read a store: search and get."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ __all__ = ["get", "search"]
 @readable
 def search(
     store: Store,
-    query: Annotated[str, typer.Argument(help="What to look for, in any language.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="The query, in any language.", show_default=False)],
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits to show.")] = 10,
     candidates: Annotated[int | None, typer.Option(help="Passages to rerank. [default: 100]")] = None,
     filter: Annotated[str | None, typer.Option(help='Metadata filter as JSON: {"lang": "en"}')] = None,
@@ -21,13 +21,13 @@ def search(
     mode: Annotated[str, typer.Option(help="dense, lexical or hybrid.")] = "dense",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Second stage.")] = True,
     blend: Annotated[float, typer.Option(help="Weight of the first stage in the order, 0 to 1.")] = 0.0,
-    min_score: Annotated[float | None, typer.Option(help="Least probability of reranked hits.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds after which nothing further is reranked.")] = None,
-    group: Annotated[bool, typer.Option("--group", help="One hit a document.")] = False,
-    distinct: Annotated[bool, typer.Option("--distinct", help="Of passages with the same text only the best.")] = False,
-    neighbours: Annotated[int, typer.Option(help="Passages before and after a hit to show with it.")] = 0,
+    min_score: Annotated[float | None, typer.Option(help="Minimum probability of reranked hits.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which reranking stops.")] = None,
+    group: Annotated[bool, typer.Option("--group", help="One hit per document.")] = False,
+    distinct: Annotated[bool, typer.Option("--distinct", help="Of equal passages, only the best.")] = False,
+    neighbours: Annotated[int, typer.Option(help="Passages to show before and after each hit.")] = 0,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Ranks and scores of both stages, and the time of each.")
+        bool, typer.Option("--explain", help="Show ranks and scores of both stages, and the time of each.")
     ] = False,
     trust_urls: TrustUrls = False,
     as_json: Json = False,
@@ -39,13 +39,13 @@ def search(
     from qwen3_rag import Pipeline
     from qwen3_rag.presenting import show_explained, show_results
 
-    wanted = None if filter is None else as_object(filter, "--filter")
+    condition = None if filter is None else as_object(filter, "--filter")
     with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
         results = pipeline.search(
             query,
             top_k=top_k,
             candidates=candidates,
-            filter=wanted,
+            filter=condition,
             instruction=instruction,
             mode=mode,  # type: ignore[arg-type]  # checked by search, with an error that lists the modes
             rerank=rerank,
@@ -74,20 +74,20 @@ def get(
     ids: Annotated[list[str], typer.Argument(help="Ids of documents.", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Print documents as they were indexed; exit code 1 if one is not there.
+    """Print documents as they were indexed; exit code 1 if one does not exist.
 
     Example: qwen3-rag get my-store report-2019 --json
     """
     from qwen3_rag import Pipeline
 
     with Pipeline.open(store) as pipeline:
-        found = pipeline.get(ids)
-    for name, document in zip(ids, found, strict=True):
+        documents = pipeline.get(ids)
+    for name, document in zip(ids, documents, strict=True):
         if document is None:
             print_notice(f"error: there is no document {name!r}")
         elif as_json:
             print_json(asdict(document))
         else:
             typer.echo(document.text)
-    if None in found:
+    if None in documents:
         raise typer.Exit(FAILED)

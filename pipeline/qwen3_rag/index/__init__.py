@@ -1,1 +1,1 @@
-"""Everything about keeping and finding: the store, and the indexes derived from it."""
+"""The store, and the search indexes derived from it."""

@@ -1,4 +1,4 @@
-"""How connections to a store's database are opened: to write, to read beside a writer, or on read-only media."""
+"""Opens connections to a store's database: to write, to read beside a writer, or to read read-only media."""
 
 import functools
 import os
@@ -19,14 +19,14 @@ from qwen3_rag.index.folder import Folder
 
 __all__ = ["APPLICATION_ID", "FILE", "READS", "Opener", "translated"]
 
-APPLICATION_ID = 0x51335247  # "Q3RG", so that `file` and we can tell a store from any other database
-READS = (2, 3)  # formats; a store of format 2 becomes one of format 3 at its first write
+APPLICATION_ID = 0x51335247  # "Q3RG"; tells a store from any other SQLite database
+READS = (2, 3)  # formats; the first write upgrades a store of format 2 to format 3
 FILE = "store.sqlite3"
 LOG, SHARED = f"{FILE}-wal", f"{FILE}-shm"
-BUSY = 5_000  # milliseconds that SQLite waits for a lock at a time
+BUSY = 5_000  # milliseconds that SQLite waits for a lock before it reports BUSY
 PAGE = 16_384
-CACHE = 16 << 20  # bytes of pages that a connection keeps
-CHECKSUM = 8  # bytes of each page that cksumvfs takes
+CACHE = 16 << 20  # bytes of page cache for each connection
+CHECKSUM = 8  # bytes of each page that cksumvfs uses
 VFS = "cksmvfs"
 Stamp = tuple[int, int, int]
 
@@ -34,12 +34,12 @@ Stamp = tuple[int, int, int]
 class Opener:
     """Opens connections to the database of one folder.
 
-    A process that may not write the folder reads it nevertheless. Where a writer is at work, its shared memory file is
-    there and gives readers whole commits, as ever. Where none is, nothing may be created beside the database, so it is
-    read as a file that does not change, and read again once it has changed.
+    A process without write permission can still read the store. While a writer has it open, the writer's shared-memory
+    file exists and readers get whole commits as usual. Otherwise SQLite cannot create that file, so the database is
+    opened as immutable, and opened again once it has changed.
 
     Args:
-        folder: The store's.
+        folder: The store's folder.
         new: Whether to create the database.
 
     Attributes:
@@ -50,7 +50,7 @@ class Opener:
     def __init__(self, folder: Folder, *, new: bool = False) -> None:
         self.folder, self.path, self.new = folder, folder.path / FILE, new
         self.read_only = None if new else _why_read_only(folder.path)
-        self._stamps: dict[int, Stamp] = {}  # of connections that take no locks, by id
+        self._stamps: dict[int, Stamp] = {}  # of connections opened as immutable, by id
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -62,13 +62,13 @@ class Opener:
         return status.st_dev, status.st_ino
 
     def connect(self) -> apsw.Connection:
-        """A new connection.
+        """Open a connection.
 
         Raises:
-            StoreError: The file system has no locks, or this process may not read what it needs.
+            StoreError: The file system has no locks, or this process may not read the write-ahead log.
             apsw.Error: SQLite cannot open it.
         """
-        _checksums()
+        _register_checksums()
         if self.read_only:
             return self._connect_to_read()
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if self.new else 0)
@@ -102,9 +102,9 @@ class Opener:
                 connection.close()
                 if log:
                     raise StoreError(
-                        f"{self.folder.path} holds commits that are only in its write-ahead log, which this process "
-                        f"cannot read ({error}); expected read permission on {LOG} and {SHARED}, or that the store is "
-                        "opened and closed once by a process that may write it"
+                        f"{self.folder.path} has commits that are only in its write-ahead log, which this process "
+                        f"cannot read ({error}); expected read permission on {LOG} and {SHARED}; or open and "
+                        "close the store once in a process that may write it"
                     ) from error
             except BaseException:
                 connection.close()
@@ -130,15 +130,15 @@ class Opener:
         return status.st_mtime_ns, status.st_size, self.folder.size(LOG)
 
     def outdated(self, connection: apsw.Connection) -> bool:
-        """Whether a connection that takes no locks was opened before the last change."""
+        """Whether the database has changed since an immutable connection was opened."""
         stamp = self._stamps.get(id(connection))
         return stamp is not None and stamp != self._stamp()
 
     def check_unchanged(self, connection: apsw.Connection) -> None:
-        """Make sure that the file is as it was when a connection that takes no locks was opened.
+        """Check that the file has not changed since an immutable connection was opened.
 
         Raises:
-            StoreError: It was written while it was read: what was read may be of two commits.
+            StoreError: It was written meanwhile, so what was read may mix two commits.
         """
         stamp = self._stamps.get(id(connection))
         if stamp is not None and stamp[:2] != self._stamp()[:2]:
@@ -147,8 +147,8 @@ class Opener:
     def close(self, connection: apsw.Connection) -> None:
         """Close a connection.
 
-        The last one of a database to be closed deletes the write-ahead log by its name, which may be another store's
-        by now: then the log stays.
+        When the last connection closes, SQLite deletes the write-ahead log by path. If the path now leads to another
+        store, the log is left in place.
         """
         self._stamps.pop(id(connection), None)
         try:
@@ -159,7 +159,7 @@ class Opener:
 
     @staticmethod
     def reset_timeout(connection: apsw.Connection) -> None:
-        """Let a connection wait for locks as long as it does by default."""
+        """Set the default time that a connection waits for a lock."""
         connection.set_busy_timeout(BUSY)
 
 
@@ -171,7 +171,7 @@ def _prepare(connection: apsw.Connection) -> None:
 
 
 def _why_read_only(folder: Path) -> str | None:
-    """What this process has no permission to write, in words, or None."""
+    """Why this process may not write the store, naming the path; None if it may."""
     names = [name for name in (FILE, LOG, SHARED, "commit") if (folder / name).exists()]
     for path in (folder, *(folder / name for name in names)):
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -180,18 +180,18 @@ def _why_read_only(folder: Path) -> str | None:
 
 
 @functools.cache
-def _checksums() -> None:
-    """Make the checksumming file layer known to this process; the connection keeps it loaded."""
-    keeper = apsw.Connection(":memory:")
-    apsw.sqlite_extra.load(keeper, "cksumvfs")
-    _KEEPERS.append(keeper)
+def _register_checksums() -> None:
+    """Register the cksumvfs file layer in this process; it stays registered while the connection is open."""
+    connection = apsw.Connection(":memory:")
+    apsw.sqlite_extra.load(connection, "cksumvfs")
+    _VFS_CONNECTIONS.append(connection)
 
 
-_KEEPERS: list[apsw.Connection] = []
+_VFS_CONNECTIONS: list[apsw.Connection] = []
 
 
 def _check_header(connection: apsw.Connection, folder: Path) -> None:
-    """Refuse a database that is not a store, or in a format that this version does not read; nothing is changed."""
+    """Reject a database that is not a store, or in a format this version cannot read; changes nothing."""
     if connection.execute("PRAGMA application_id").get != APPLICATION_ID:
         raise StoreNotFoundError(f"{folder / FILE} is not a store of this package")
     if (version := connection.execute("PRAGMA user_version").get) not in READS:
@@ -199,7 +199,7 @@ def _check_header(connection: apsw.Connection, folder: Path) -> None:
 
 
 def translated(error: apsw.Error, path: Path) -> Exception:
-    """Our error for one of SQLite's; the same error if it is a mistake of ours."""
+    """This package's error for one of SQLite's; the same error if it is a bug in this package."""
     text = f"{path}: {error}"
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreLockedError(f"{path.parent}: another writer holds the store ({error})")
@@ -208,6 +208,6 @@ def translated(error: apsw.Error, path: Path) -> Exception:
     if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
         return IndexCorruptedError(f"{path}: a page does not match its checksum")
     if isinstance(error, apsw.FullError):
-        return StoreError(f"{path}: no room left on the disk")
-    known = apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError | apsw.NoLFSError
-    return StoreError(text) if isinstance(error, known) else error
+        return StoreError(f"{path}: the disk is full")
+    file_errors = apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError | apsw.NoLFSError
+    return StoreError(text) if isinstance(error, file_errors) else error

@@ -1,7 +1,7 @@
-"""The SQLite database of a store: its layout, transactions, and the commit counter beside it.
+"""The SQLite database of a store: schema, transactions, and the check against the commit counter.
 
-Every page carries a checksum (SQLite's own cksumvfs), compared whenever it is read. A damaged write-ahead log makes
-SQLite drop commits silently; the counter in a file of its own notices.
+Every page carries a checksum (SQLite's cksumvfs), verified on each read. SQLite silently drops commits from a damaged
+write-ahead log; the commit counter, kept in a separate file, detects that.
 """
 
 import json
@@ -31,12 +31,12 @@ from qwen3_rag.index.folder import COUNTER, Folder
 
 __all__ = ["COUNTER", "FILE", "FORMAT", "Database"]
 
-FORMAT = 3  # what is written
+FORMAT = 3  # of new stores
 WAIT = 3600.0  # seconds that a writer waits for another; compacting ten million passages takes many minutes
-SHRINKING = 60.0  # seconds that `shrink` waits for other processes
-SAID_EVERY = 10.0  # seconds between log lines of a writer that waits
+SHRINK_WAIT = 60.0  # seconds that `shrink` waits for other processes
+LOG_EVERY = 10.0  # seconds between log lines of a waiting writer
 QUIESCE = 5.0  # seconds that a fork waits for reads and writes of other threads to end
-Run = Callable[..., Any]  # a cursor, whose rows have whatever types were asked for
+Run = Callable[..., Any]  # returns a cursor; its row types depend on the statement
 
 # A passage's number is its row in the file of vectors; a document's passages have consecutive numbers.
 SCHEMA = """
@@ -56,7 +56,7 @@ CREATE TABLE fields (
 CREATE TABLE removed (number INTEGER PRIMARY KEY, passage INTEGER NOT NULL) STRICT;
 CREATE TABLE blocks (block INTEGER PRIMARY KEY, digest INTEGER NOT NULL) STRICT;
 """
-# What format 3 adds. The table `sources` of format 2 was never filled.
+# Changes from format 2 to 3. The table `sources` of format 2 was never written to.
 ADDITIONS = """
 DROP INDEX IF EXISTS documents_by_source;
 DROP TABLE IF EXISTS sources;
@@ -78,11 +78,11 @@ _IN_USE_AT_FORK: set[tuple[int, int]] = set()  # database files, by device and i
 
 
 class Database(Forked):
-    """An open database. Thread-safe: writers take turns, and each thread reads by a connection of its own.
+    """An open database. Thread-safe: writers take turns, and each thread reads through a separate connection.
 
     Args:
         folder: The store's folder.
-        opener: What opens connections to its file.
+        opener: Opens connections to the database file.
         connection: An open, checked connection.
     """
 
@@ -99,18 +99,18 @@ class Database(Forked):
 
     @staticmethod
     def check_free(folder: Path) -> None:
-        """Raise StoreExistsError unless the folder is empty or not there."""
+        """Raise StoreExistsError unless the folder is empty or does not exist."""
         if (folder / FILE).exists():
-            raise StoreExistsError(f"{folder} is a store already; use Pipeline.open, or another folder")
+            raise StoreExistsError(f"{folder} is already a store; use Pipeline.open, or another folder")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreExistsError(f"{folder} is not empty and no store; expected a new or empty folder")
+            raise StoreExistsError(f"{folder} is not empty and not a store; expected a new or empty folder")
 
     @classmethod
     def create(cls, path: Path, meta: Mapping[str, Any]) -> "Database":
-        """Make the database of a new store in a folder that is empty or not there yet.
+        """Create the database of a new store in a folder that is empty or does not exist yet.
 
         Raises:
-            StoreExistsError: Something is there already.
+            StoreExistsError: The folder is a store or is not empty.
             StoreError: The folder cannot be written, or its file system has no locks.
         """
         path = path.expanduser()
@@ -121,9 +121,9 @@ class Database(Forked):
             opener = Opener(folder, new=True)
             connection = opener.connect()
         except OSError as error:
-            raise StoreError(f"{path} cannot be made: {error}") from error
+            raise StoreError(f"{path} cannot be created: {error}") from error
         except StoreError:
-            # No locks here, so no other process can be at work on it either.
+            # Without locks no other process can be using the file, so it can be removed.
             (path / FILE).unlink(missing_ok=True)
             raise
         except apsw.Error as error:
@@ -134,8 +134,8 @@ class Database(Forked):
         try:
             with database.transaction() as run:
                 if run("PRAGMA user_version").get:
-                    raise StoreExistsError(f"{path} became a store just now, made by another process")
-                database._fill(run, {"identity": identity.hex(), **meta})
+                    raise StoreExistsError(f"{path} was created as a store by another process just now")
+                database._initialize(run, {"identity": identity.hex(), **meta})
                 folder.begin(identity)
             folder.sync()
         except (StoreExistsError, StoreLockedError):
@@ -153,7 +153,7 @@ class Database(Forked):
         return database
 
     @staticmethod
-    def _fill(run: Run, meta: Mapping[str, Any]) -> None:
+    def _initialize(run: Run, meta: Mapping[str, Any]) -> None:
         run(SCHEMA + ADDITIONS)
         for key, value in {"commit": 0, "rows": 0, "removed": 0, "documents": 0, "generation": 1, **meta}.items():
             run("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
@@ -162,23 +162,23 @@ class Database(Forked):
 
     @classmethod
     def open(cls, path: Path) -> "Database":
-        """Open the database of the store in a folder; only to be read, where this process may not write.
+        """Open the database of the store in a folder, read-only if this process may not write it.
 
         Raises:
-            StoreNotFoundError: No folder, or no store in it.
-            StoreVersionError: Written in another version of the format.
-            IndexCorruptedError: The database cannot be read, or has lost commits.
+            StoreNotFoundError: The folder does not exist, or is not a store.
+            StoreVersionError: The store has a format that this version cannot read.
+            IndexCorruptedError: The database is damaged, or has lost commits.
             StoreError: This process may not read it, or was forked while the store was in use.
         """
         path = path.expanduser()
         file = path / FILE
         try:
-            there = file.is_file()
+            is_store = file.is_file()
         except OSError as error:
             raise StoreError(f"{path} cannot be opened: {error.strerror}; expected read permission") from error
-        if not there:
-            what = "no such folder" if not path.exists() else f"no {FILE} in it"
-            raise StoreNotFoundError(f"{path} is not a store ({what}); make one with Pipeline.create")
+        if not is_store:
+            reason = "no such folder" if not path.exists() else f"no {FILE} in it"
+            raise StoreNotFoundError(f"{path} is not a store ({reason}); create one with Pipeline.create")
         try:
             folder = Folder(path)
         except OSError as error:
@@ -204,11 +204,11 @@ class Database(Forked):
         if _IN_USE_AT_FORK and opener.inode in _IN_USE_AT_FORK:
             raise StoreError(
                 f"{opener.folder.path} was in use by another thread when this process was forked, and cannot be used "
-                "here; expected a fork while no call is running, or a process started by spawn"
+                "here; fork while no call is running, or start the process with spawn"
             )
 
     def close(self) -> None:
-        """Close it; closing twice does nothing. What other threads are reading, they read to the end."""
+        """Close the database. Reads already running in other threads still complete; closing twice does nothing."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -219,12 +219,12 @@ class Database(Forked):
             self.files.close()
 
     def before_fork(self) -> None:
-        """Close the connections: SQLite's locks do not survive a fork. Nothing is opened until it is over."""
+        """Close the connections, because SQLite's locks do not survive a fork, and open none until it is over."""
         self._forking = True
-        mine = getattr(self._local, "connection", None)
+        current = getattr(self._local, "connection", None)
         end = time.monotonic() + QUIESCE
         self._changed.acquire()
-        while self._active and mine is None and self._changed.wait(end - time.monotonic()):
+        while self._active and current is None and self._changed.wait(end - time.monotonic()):
             pass
         for connection in self._idle:
             with suppress(apsw.Error):
@@ -232,18 +232,18 @@ class Database(Forked):
         self._idle = []
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow connections again."""
         self._forking = False
         self._changed.notify_all()
         self._changed.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin with new locks and no connection; one that was in use belongs to the parent."""
+        """Start with new locks and no connection; one that was in use belongs to the parent."""
         self._changed, self._write_lock, self._local = threading.Condition(), threading.RLock(), threading.local()
         self._forking = False
         self.files.after_fork()
         if self._active:
-            # Kept for ever: closing them here would change files that the parent uses.
+            # Never closed: closing them here would change files that the parent uses.
             _ABANDONED.extend(self._active)
             _IN_USE_AT_FORK.add(self._opener.inode)
             self._active = []
@@ -253,7 +253,7 @@ class Database(Forked):
             while self._forking:
                 self._changed.wait()
             if self._closed:
-                raise StoreError(f"{self.folder} was closed; open it anew")
+                raise StoreError(f"{self.folder} was closed; open it again")
             self._check_forks(self._opener)
             connection = self._idle.pop() if self._idle else None
             if connection is None or self._opener.outdated(connection):
@@ -280,8 +280,8 @@ class Database(Forked):
     @property
     def connection(self) -> apsw.Connection:
         """The connection of the thread's snapshot or transaction."""
-        found: apsw.Connection = self._local.connection
-        return found
+        current: apsw.Connection = self._local.connection
+        return current
 
     @property
     def run(self) -> Run:
@@ -291,7 +291,7 @@ class Database(Forked):
 
     @property
     def many(self) -> Run:
-        """Execute a statement for each of several rows of values."""
+        """Execute a statement once for each row of values, within the thread's snapshot or transaction."""
         executemany: Run = self._local.connection.executemany
         return executemany
 
@@ -305,7 +305,7 @@ class Database(Forked):
                 yield connection
             finally:
                 self._local.connection = outer
-                if connection not in _ABANDONED:  # else it is the parent's: this process was forked meanwhile
+                if connection not in _ABANDONED:  # after a fork, these belong to the parent
                     if connection.in_transaction:
                         with suppress(apsw.Error):
                             connection.execute("ROLLBACK")
@@ -313,21 +313,21 @@ class Database(Forked):
 
     @property
     def format(self) -> int:
-        """Version of the layout, as of the thread's snapshot or transaction."""
+        """Format version, as of the thread's snapshot or transaction."""
         return int(self.run("PRAGMA user_version").get)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read everything within from one commit.
+        """Run the block's reads on one commit.
 
         Raises:
-            IndexCorruptedError: A commit that was acknowledged is missing.
+            IndexCorruptedError: An acknowledged commit is missing.
         """
         if getattr(self._local, "connection", None) is not None:
             yield
             return
         self.files.check_path()
-        # Read before the snapshot is taken: what was acknowledged by then must be in it.
+        # Read before the snapshot begins, so the snapshot must contain every commit acknowledged by then.
         acknowledged = self.files.acknowledged()
         with self._connected() as connection:
             connection.execute("BEGIN")
@@ -336,14 +336,14 @@ class Database(Forked):
                 self._opener.check_unchanged(connection)
                 raise IndexCorruptedError(
                     f"{self.path}: the last commit is {commit}, but commit {acknowledged} was acknowledged; "
-                    f"its write-ahead log ({FILE}-wal) is damaged or missing, or the file was put back from a copy"
+                    f"its write-ahead log ({FILE}-wal) is damaged or missing, or the database comes from an older copy"
                 )
             yield
             self._opener.check_unchanged(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Run]:
-        """Write everything within as one commit, or nothing; the commit's number is `meta("commit")` within."""
+        """Commit the block's writes together, or none of them; `meta("commit")` in the block is the new number."""
         self.require_writable()
         with self._write_lock, self._connected() as connection:
             self._begin(connection)
@@ -376,11 +376,11 @@ class Database(Forked):
     def require_writable(self) -> None:
         """Raise StoreReadOnlyError unless this process may write the store."""
         if reason := self._opener.read_only:
-            raise StoreReadOnlyError(f"{self.folder} can only be read here: {reason}")
+            raise StoreReadOnlyError(f"{self.folder} is read-only for this process: {reason}")
 
     def _begin(self, connection: apsw.Connection) -> None:
-        """Begin to write, once other processes do not."""
-        started = said = time.monotonic()
+        """Begin a write transaction, waiting for other processes' writes."""
+        started = last_logged = time.monotonic()
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -389,22 +389,22 @@ class Database(Forked):
                 now = time.monotonic()
                 if now - started > WAIT:
                     raise
-                if now - said > SAID_EVERY:
-                    said = now
-                    logger.info("%s: waiting for another process that writes, %.0f s", self.folder, now - started)
+                if now - last_logged > LOG_EVERY:
+                    last_logged = now
+                    logger.info("%s: waiting for another writer, %.0f s", self.folder, now - started)
 
     def _checked_commit(self, connection: apsw.Connection) -> int | None:
-        """Number of the snapshot's commit; None in a database that is not filled yet.
+        """Number of the snapshot's commit; None in a database without a schema yet.
 
         Raises:
-            StoreMovedError: The connection leads to another store.
+            StoreMovedError: The database belongs to another store.
         """
         if not connection.execute("PRAGMA user_version").get:
             return None
         sql = "SELECT key, value FROM meta WHERE key IN ('commit', 'identity')"
         values = {str(key): str(value) for key, value in connection.execute(sql)}
-        own = self.files.identity
-        if own is not None and json.loads(values.get("identity", "null")) not in (None, own.hex()):
+        identity = self.files.identity
+        if identity is not None and json.loads(values.get("identity", "null")) not in (None, identity.hex()):
             raise StoreMovedError(self.folder)
         return int(values["commit"]) if "commit" in values else None
 
@@ -419,29 +419,29 @@ class Database(Forked):
             raise ours from error
 
     def meta(self, key: str) -> Any:
-        """A value kept beside the data, such as "commit" or "embedder"; None if there is none."""
+        """The stored value of a key such as "commit" or "embedder", decoded from JSON; None if there is none."""
         with self.snapshot():
             row = self.run("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, value: object) -> None:
-        """Keep a value beside the data, within a transaction."""
+        """Store a value under a key as JSON, within a transaction."""
         self.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def set_meta(self, key: str, value: object) -> None:
-        """Keep a value beside the data."""
+        """Store a value under a key as JSON, in a transaction by itself."""
         with self.transaction():
             self.put(key, value)
 
     def shrink(self) -> None:
-        """Give the space of what was removed back to the file system, and empty the write-ahead log.
+        """Return free space to the file system and empty the write-ahead log.
 
-        Where other processes leave no moment for it, the space is given back another time.
+        If other processes keep the database busy, only a warning is logged, and a later call frees the space.
         """
-        end = time.monotonic() + SHRINKING
+        end = time.monotonic() + SHRINK_WAIT
         with self._write_lock, self._connected() as connection:
             while True:
-                # SQLite itself attaches the copy that it makes.
+                # VACUUM attaches a temporary copy of the database.
                 connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
                 try:
                     self.files.check()
@@ -449,15 +449,15 @@ class Database(Forked):
                     break
                 except (apsw.BusyError, apsw.LockedError):
                     if time.monotonic() > end:
-                        logger.warning("%s: other processes write; its space is given back another time", self.folder)
+                        logger.warning("%s: other processes are writing; a later optimize frees its space", self.folder)
                         return
                 finally:
                     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
-            with suppress(apsw.BusyError):  # another process empties it just now
+            with suppress(apsw.BusyError):  # another process is emptying it
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong with its own structure, in words; every page is read."""
+        """Problems that SQLite's integrity check reports, as messages; reads every page."""
         try:
             return [row[0] for row in self.run("PRAGMA integrity_check") if row[0] != "ok"]
         except apsw.Error as error:

@@ -1,4 +1,4 @@
-"""Metadata fields on disk, and the sets of passages that filters allow, kept while their version lasts."""
+"""Indexed metadata fields, and the bitmaps of passages that filters allow, cached and updated with each commit."""
 
 import json
 import threading
@@ -12,78 +12,78 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import FilterError
 from qwen3_rag.forking import Forked
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index.bits import Bits
+from qwen3_rag.index import bitmap
+from qwen3_rag.index.bitmap import Bitmap
 from qwen3_rag.index.database import Database
 from qwen3_rag.index.filters import KINDS, Condition, Parsed, field_rows, parse_filter, typed
 
 __all__ = ["Fields"]
 
-KEPT = 32 << 20  # bytes of sets
-SLICE = 500  # values bound at once
+CACHE = 32 << 20  # bytes of cached bitmaps
+SLICE = 500  # values bound to one statement
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Passages that met a condition among the first `rows`, as of a commit."""
+class _CachedSet:
+    """Passages among the first `rows` that meet a condition, as of a commit."""
 
     commit: int
     rows: int
-    allowed: Bits
+    allowed: Bitmap
 
 
 class Fields(Forked):
     """The indexed metadata of a store.
 
     Args:
-        database: The store's.
-        declared: Names of the fields that are indexed; None is all. Others can be filtered on, document by document.
+        database: The store's database.
+        declared: Names of the indexed fields; None is all. Filters on other fields scan every document.
     """
 
     def __init__(self, database: Database, declared: tuple[str, ...] | None) -> None:
         self.database, self.declared = database, declared
         self._names: dict[str, int] = {}
-        self._given: dict[str, int] = {}  # in the transaction that is open
-        self._kept: OrderedDict[tuple[int, Condition], _Kept] = OrderedDict()
+        self._new_names: dict[str, int] = {}  # added by the open transaction
+        self._cache: OrderedDict[tuple[int, Condition], _CachedSet] = OrderedDict()
         self._lock = threading.Lock()
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        """Begin with a new lock and nothing kept, as another thread may have been at work on it."""
-        self._lock, self._kept = threading.Lock(), OrderedDict()
+        """Start with a new lock and an empty cache, which another thread may have been changing."""
+        self._lock, self._cache = threading.Lock(), OrderedDict()
 
     def rows_of(
-        self, metadata: Mapping[str, Any], first: int, passages: int, *, naming: bool = True
+        self, metadata: Mapping[str, Any], first: int, passages: int, *, assign: bool = True
     ) -> list[tuple[Any, ...]]:
         """Rows of the table for a document whose passages begin at `first`.
 
-        With `naming`, within a transaction, a new field is given a number; without, nothing is written, and a field
-        that has no number gets -1.
+        With `assign`, within a transaction, a new field gets a number; without, nothing is written, and a field without
+        a number gets -1.
         """
         indexed = metadata if self.declared is None else {k: v for k, v in metadata.items() if k in self.declared}
         if not passages:
             return []
         rows = []
         for key, item, *value in field_rows(indexed):
-            number = self._number(key) if naming else self._known(key)
+            number = self._number(key) if assign else self._existing_number(key)
             rows.append((-1 if number is None else number, item, *value, first, passages))
         return rows
 
     def begin(self) -> None:
-        """Forget the names that a transaction which came to nothing gave numbers to."""
-        self._given = {}
+        """Start a transaction: discard names added by one that was rolled back."""
+        self._new_names = {}
 
     def _number(self, name: str) -> int:
-        """The field's number, given one if it has none yet, within a transaction."""
-        found = self._names.get(name) or self._given.get(name)
-        if found is None:
+        """The field's number, assigned if it has none yet, within a transaction."""
+        number = self._names.get(name) or self._new_names.get(name)
+        if number is None:
             run = self.database.run
             run("INSERT OR IGNORE INTO field_names (name) VALUES (?)", (name,))
-            found = self._given[name] = int(run("SELECT number FROM field_names WHERE name = ?", (name,)).get)
-        return found
+            number = self._new_names[name] = int(run("SELECT number FROM field_names WHERE name = ?", (name,)).get)
+        return number
 
-    def _known(self, name: str) -> int | None:
+    def _existing_number(self, name: str) -> int | None:
         if name not in self._names:
             number = self.database.run("SELECT number FROM field_names WHERE name = ?", (name,)).get
             if number is None:
@@ -92,67 +92,67 @@ class Fields(Forked):
         return self._names[name]
 
     def remove(self, metadata: Mapping[str, Any], first: int, passages: int) -> None:
-        """Take a document's rows out, within a transaction."""
+        """Delete a document's rows, within a transaction."""
         self.database.many(
             "DELETE FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?",
             [row[:5] for row in self.rows_of(metadata, first, passages)],
         )
 
-    def allowed(self, filter: Mapping[str, Any], commit: int, generation: int, rows: int) -> Bits:
-        """Passages, among the snapshot's `rows`, whose document meets a filter; removed ones may be among them.
+    def allowed(self, filter: Mapping[str, Any], commit: int, generation: int, rows: int) -> Bitmap:
+        """Passages, among the snapshot's `rows`, whose document meets a filter; may include removed passages.
 
         Raises:
-            FilterError: The filter cannot be understood, or compares a field of mixed types.
+            FilterError: The filter is invalid, or orders a field that has both numbers and texts.
         """
         parsed = parse_filter(filter)
         return self._evaluate(parsed, commit, generation, rows)
 
-    def _evaluate(self, parsed: Parsed | Condition, commit: int, generation: int, rows: int) -> Bits:
+    def _evaluate(self, parsed: Parsed | Condition, commit: int, generation: int, rows: int) -> Bitmap:
         if isinstance(parsed, Condition):
             if self.declared is not None and parsed.field not in self.declared:
-                return self._scanned(parsed, rows)
+                return self._scan(parsed, rows)
             return self._condition(parsed, commit, generation, rows)
-        found = [self._evaluate(part, commit, generation, rows) for part in parsed.parts]
-        if parsed.joined == "not":
-            return sets.resized(~found[0], rows)
-        result = sets.every(rows) if parsed.joined == "and" else sets.none(rows)
-        for one in found:
-            result = result & one if parsed.joined == "and" else result | one
+        parts = [self._evaluate(part, commit, generation, rows) for part in parsed.parts]
+        if parsed.operator == "not":
+            return bitmap.resized(~parts[0], rows)
+        result = bitmap.full(rows) if parsed.operator == "and" else bitmap.empty(rows)
+        for part in parts:
+            result = result & part if parsed.operator == "and" else result | part
         return result
 
-    def _condition(self, condition: Condition, commit: int, generation: int, rows: int) -> Bits:
+    def _condition(self, condition: Condition, commit: int, generation: int, rows: int) -> Bitmap:
         key = (generation, condition)
         with self._lock:
-            kept = self._kept.get(key)
-        if kept is not None and kept.commit == commit:
+            cached = self._cache.get(key)
+        if cached is not None and cached.commit == commit:
             with self._lock:
-                self._kept.move_to_end(key)
-            return kept.allowed
-        if kept is not None and kept.commit < commit:
-            # What was removed since is out of every search anyway; what was added has higher rows.
-            fresh = self._looked_up(condition, kept.rows, rows)
-            allowed = sets.resized(kept.allowed, rows) | fresh
+                self._cache.move_to_end(key)
+            return cached.allowed
+        if cached is not None and cached.commit < commit:
+            # Passages removed since are excluded from every search anyway; added ones have higher rows.
+            added = self._look_up(condition, cached.rows, rows)
+            allowed = bitmap.resized(cached.allowed, rows) | added
         else:
-            allowed = self._looked_up(condition, 0, rows)
+            allowed = self._look_up(condition, 0, rows)
         with self._lock:
-            if kept is None or kept.commit < commit:
-                self._kept[key] = _Kept(commit, rows, allowed)
-                self._kept.move_to_end(key)
-            while sum(len(x.allowed) for x in self._kept.values()) > KEPT and len(self._kept) > 1:
-                self._kept.popitem(last=False)
+            if cached is None or cached.commit < commit:
+                self._cache[key] = _CachedSet(commit, rows, allowed)
+                self._cache.move_to_end(key)
+            while sum(len(x.allowed) for x in self._cache.values()) > CACHE and len(self._cache) > 1:
+                self._cache.popitem(last=False)
         return allowed
 
-    def _looked_up(self, condition: Condition, start: int, rows: int) -> Bits:
-        field = self._known(condition.field)
+    def _look_up(self, condition: Condition, start: int, rows: int) -> Bitmap:
+        field = self._existing_number(condition.field)
         if field is None or start >= rows:
-            return sets.none(rows)
+            return bitmap.empty(rows)
         if condition.compare not in ("", "="):
             self._check_one_kind(field, condition.field)
         head = "SELECT first, passages FROM fields WHERE field = ? AND item = ?"
-        fixed = (field, condition.item)
-        found: list[tuple[int, int]] = []
+        key = (field, condition.item)
+        spans: list[tuple[int, int]] = []
         if condition.compare == "":
-            found = self.database.run(f"{head} AND first >= ?", (*fixed, start)).fetchall()
+            spans = self.database.run(f"{head} AND first >= ?", (*key, start)).fetchall()
         elif condition.compare == "=":
             by_kind: dict[int, list[Any]] = {}
             for kind, value in condition.values:
@@ -162,37 +162,37 @@ class Fields(Forked):
                     part = values[at : at + SLICE]
                     marks = ",".join("?" * len(part))
                     sql = f"{head} AND kind = ? AND value IN ({marks}) AND first >= ?"
-                    found += self.database.run(sql, (*fixed, kind, *part, start)).fetchall()
+                    spans += self.database.run(sql, (*key, kind, *part, start)).fetchall()
         else:
             kind, value = condition.values[0]
             sql = f"{head} AND kind = ? AND value {condition.compare} ? AND first >= ?"
-            found = self.database.run(sql, (*fixed, kind, value, start)).fetchall()
-        ranges = np.array(found, dtype=np.int64).reshape(-1, 2)
-        return sets.of_ranges(ranges[:, 0], ranges[:, 1], rows)
+            spans = self.database.run(sql, (*key, kind, value, start)).fetchall()
+        ranges = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        return bitmap.from_ranges(ranges[:, 0], ranges[:, 1], rows)
 
     def _check_one_kind(self, field: int, name: str) -> None:
         sql = "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = 0 AND kind = ?)"
-        there = [self.database.run(sql, (field, KINDS[kind])).get for kind in ("number", "text")]
-        if all(there):
+        present = [self.database.run(sql, (field, KINDS[kind])).get for kind in ("number", "text")]
+        if all(present):
             raise _mixed(name)
 
-    def _scanned(self, condition: Condition, rows: int) -> Bits:
-        """A condition on a field that is not indexed: every document is looked at."""
-        found, kinds = [], set()
+    def _scan(self, condition: Condition, rows: int) -> Bitmap:
+        """Evaluate a condition on a field that is not indexed, by reading every document's metadata."""
+        spans, kinds = [], set()
         for first, passages, raw in self.database.run("SELECT first, passages, metadata FROM documents"):
             metadata = json.loads(raw)
             if condition.field in metadata:
                 kinds.add(typed(metadata[condition.field])[0])
-                if passages and condition.holds(metadata):
-                    found.append((first, passages))
+                if passages and condition.matches(metadata):
+                    spans.append((first, passages))
         if condition.compare not in ("", "=") and {KINDS["number"], KINDS["text"]} <= kinds:
             raise _mixed(condition.field)
-        ranges = np.array(found, dtype=np.int64).reshape(-1, 2)
-        return sets.of_ranges(ranges[:, 0], ranges[:, 1], rows)
+        ranges = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        return bitmap.from_ranges(ranges[:, 0], ranges[:, 1], rows)
 
 
 def _mixed(name: str) -> FilterError:
     return FilterError(
-        f"filter[{name!r}]: the field holds numbers in some documents and texts in others, so larger and smaller have "
-        "no meaning; expected one type throughout (or $eq, $in)"
+        f"filter[{name!r}]: the field has numbers in some documents and texts in others, which have no common order; "
+        "expected one type throughout (or $eq, $in)"
     )

@@ -1,11 +1,11 @@
-"""Metadata filters: a small language, checked and cut into conditions on single fields, each a set of passages.
+"""Metadata filters: a small query language, parsed into conditions on single fields.
 
-    {"lang": "en", "year": {"$gte": 2020}}                    all of several conditions
-    {"tags": {"$contains": "news"}}                           a list holds a value
+    {"lang": "en", "year": {"$gte": 2020}}                    all of the conditions
+    {"tags": {"$contains": "news"}}                           a list contains a value
     {"$or": [{"kind": {"$in": ["code", "prose"]}}, {"$not": {"draft": True}}]}
 
 Numbers compare with numbers and texts with texts (by code point, so ISO dates compare as dates); a comparison across
-types is false, not an error. A document without the field meets no condition on it but `$ne`, `$nin`, `$exists: False`.
+types is false, not an error. A document without the field matches only `$ne`, `$nin` and `$exists: False`.
 """
 
 import math
@@ -28,9 +28,9 @@ COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 OPERATORS = ["$eq", "$ne", *COMPARISONS, "$in", "$nin", "$exists", "$contains"]
 KINDS = {"null": 0, "bool": 1, "number": 2, "text": 3, "list": 4, "object": 5}
-MOST_VALUES = 200_000
-MOST_DEPTH = 40
-MOST_PARTS = 200
+MAX_VALUES = 200_000
+MAX_DEPTH = 40
+MAX_PARTS = 200
 Value = tuple[int, Any]  # kind and stored value
 
 
@@ -40,9 +40,9 @@ class Condition:
 
     Attributes:
         field: The field's name.
-        item: 1 asks the items of lists, 0 the value itself.
-        compare: "=" for any of `values`, a comparison with the one value, or "" for being there at all.
-        values: Kinds and values.
+        item: 1 tests the items of a list, 0 the value itself.
+        compare: "=" for equal to any of `values`, ">", ">=", "<" or "<=" for the one value, or "" for any value.
+        values: Kinds and stored values.
     """
 
     field: str
@@ -50,15 +50,15 @@ class Condition:
     compare: str
     values: tuple[Value, ...]
 
-    def holds(self, metadata: Mapping[str, Any]) -> bool:
-        """The same answered from a document's metadata."""
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        """Evaluate the condition on a document's metadata."""
         if self.field not in metadata:
             return False
         value = metadata[self.field]
         rows = [typed(item) for item in value] if self.item and isinstance(value, list) else []
-        return any(self._meets(row) for row in (rows if self.item else [typed(value)]))
+        return any(self._matches(row) for row in (rows if self.item else [typed(value)]))
 
-    def _meets(self, row: Value) -> bool:
+    def _matches(self, row: Value) -> bool:
         if self.compare == "":
             return True
         if self.compare == "=":
@@ -70,14 +70,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A filter, checked: "and" or "or" of parts, "not" of one part, or a condition."""
+    """A checked combination of conditions: "and" or "or" of parts, or "not" of one part."""
 
-    joined: str
+    operator: str
     parts: tuple["Parsed | Condition", ...]
 
 
 def field_rows(metadata: Mapping[str, Any]) -> set[tuple[str, int, int, Any]]:
-    """Metadata as rows (field, whether an item of a list, kind, value) of the table `fields`."""
+    """Metadata as rows (field, 1 for an item of a list, kind, value) of the table `fields`."""
     rows = set()
     for key, value in metadata.items():
         rows.add((key, 0, *typed(value)))
@@ -87,7 +87,7 @@ def field_rows(metadata: Mapping[str, Any]) -> set[tuple[str, int, int, Any]]:
 
 
 def typed(value: object) -> Value:
-    """Kind and stored value: a kind of its own for each JSON type, so that 1, True and "1" stay apart."""
+    """Kind and stored value; each JSON type has a separate kind, so that 1, True and "1" stay distinct."""
     if value is None:
         return KINDS["null"], 0
     if isinstance(value, bool):
@@ -100,32 +100,32 @@ def typed(value: object) -> Value:
 
 
 def parse_filter(filter: Mapping[str, Any]) -> Parsed | Condition:
-    """Check a filter.
+    """Check and parse a filter.
 
     Raises:
         FilterError: Unknown operator, or a value that an operator does not take.
     """
-    return _all_of(filter, 0)
+    return _parse(filter, 0)
 
 
-def _all_of(filter: object, depth: int) -> Parsed | Condition:
-    if depth > MOST_DEPTH:
-        raise FilterError(f"the filter is nested deeper than {MOST_DEPTH} levels")
+def _parse(filter: object, depth: int) -> Parsed | Condition:
+    if depth > MAX_DEPTH:
+        raise FilterError(f"the filter is nested deeper than {MAX_DEPTH} levels")
     if not isinstance(filter, Mapping):
         raise FilterError(f'filter is {shown(filter)}; expected a mapping such as {{"lang": "en"}}')
-    return _join([_one(key, value, depth) for key, value in filter.items()], "and")
+    return _join([_entry(key, value, depth) for key, value in filter.items()], "and")
 
 
-def _one(key: object, value: object, depth: int) -> Parsed | Condition:
+def _entry(key: object, value: object, depth: int) -> Parsed | Condition:
     if not isinstance(key, str):
         raise FilterError(f"filter has the key {shown(key)}; expected a field's name (str)")
-    _valid(key, key)
+    _check_unicode(key, key)
     if key in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
-            raise FilterError(f"{key} is {shown(value)}; expected a list of filters that is not empty")
-        return _join([_all_of(part, depth + 1) for part in value], key[1:])
+            raise FilterError(f"{key} is {shown(value)}; expected a non-empty list of filters")
+        return _join([_parse(part, depth + 1) for part in value], key[1:])
     if key == "$not":
-        return Parsed("not", (_all_of(value, depth + 1),))
+        return Parsed("not", (_parse(value, depth + 1),))
     if key.startswith("$"):
         raise FilterError(f"unknown operator {key!r}; expected a field's name or one of $and, $or, $not")
     if not isinstance(value, Mapping):
@@ -150,8 +150,8 @@ def _operator(key: str, name: object, operand: Any) -> Parsed | Condition:
         case "$exists":
             if not isinstance(operand, bool):
                 raise FilterError(f"filter[{key!r}]: $exists is {shown(operand)}; expected True or False")
-            found = Condition(key, 0, "", ())
-            return found if operand else _negated(found)
+            exists = Condition(key, 0, "", ())
+            return exists if operand else _negated(exists)
         case str() if name in COMPARISONS:
             value = _scalar(key, operand)
             if value[0] not in (KINDS["number"], KINDS["text"]):
@@ -163,8 +163,8 @@ def _operator(key: str, name: object, operand: Any) -> Parsed | Condition:
 def _many(key: str, name: str, operand: object) -> tuple[Value, ...]:
     if isinstance(operand, str) or not isinstance(operand, Sequence | set | frozenset):
         raise FilterError(f"filter[{key!r}]: {name} is {shown(operand)}; expected a list of values")
-    if len(operand) > MOST_VALUES:
-        raise FilterError(f"filter[{key!r}]: {name} has {len(operand)} values; expected at most {MOST_VALUES}")
+    if len(operand) > MAX_VALUES:
+        raise FilterError(f"filter[{key!r}]: {name} has {len(operand)} values; expected at most {MAX_VALUES}")
     return tuple(dict.fromkeys(_scalar(key, value) for value in operand))
 
 
@@ -177,21 +177,21 @@ def _scalar(key: str, value: object) -> Value:
     if isinstance(stored, int) and stored not in INT64:
         raise FilterError(f"filter[{key!r}] compares with {shown(value)}; expected at most 64 bits")
     if isinstance(stored, str):
-        _valid(stored, key)
+        _check_unicode(stored, key)
     return kind, stored
 
 
-def _valid(text: str, key: str) -> None:
+def _check_unicode(text: str, key: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
         raise FilterError(f"filter[{key!r}] compares with {text!r}, which is not valid Unicode") from None
 
 
-def _join(parts: list[Parsed | Condition], word: str) -> Parsed | Condition:
-    if len(parts) > MOST_PARTS:
-        raise FilterError(f"the filter joins {len(parts)} conditions; expected at most {MOST_PARTS}, or a list in $in")
-    return parts[0] if len(parts) == 1 else Parsed(word, tuple(parts))
+def _join(parts: list[Parsed | Condition], operator: str) -> Parsed | Condition:
+    if len(parts) > MAX_PARTS:
+        raise FilterError(f"the filter joins {len(parts)} conditions; expected at most {MAX_PARTS}, or a list in $in")
+    return parts[0] if len(parts) == 1 else Parsed(operator, tuple(parts))
 
 
 def _negated(part: Parsed | Condition) -> Parsed:

@@ -1,9 +1,9 @@
-"""What binds an open store to its files: the folder, held open, and the store's identity in the file `commit`.
+"""Binds an open store to its files: a handle of the folder, and the store's identity in the file `commit`.
 
-A path may lead to another store a moment later: after `chdir`, a swap of two folders, a rebuild in place. So every file
-is opened inside the folder that was opened, and the identity is compared after each file that is opened by name.
+A path may lead to another store later: after `chdir`, a swap of two folders, or a rebuild in place. So every file is
+opened relative to the folder's handle, and the identity is compared after each file that is opened by name.
 
-The file `commit` also holds the number of the last acknowledged commit, which notices what SQLite drops silently.
+The file `commit` also stores the number of the last acknowledged commit, which detects commits that SQLite dropped.
 """
 
 import mmap
@@ -25,7 +25,7 @@ from qwen3_rag.errors import IndexCorruptedError, StoreError, StoreMovedError, S
 __all__ = ["COUNTER", "Folder", "Mapped"]
 
 COUNTER = "commit"
-SLOT = 4096  # the two places of the counter lie in different sectors: a torn write damages one
+SLOT = 4096  # bytes; the counter's two slots are in different sectors, so a torn write damages only one
 FORM = struct.Struct("<16sQQ")  # identity, commit, digest of both
 DIRECTORY_HANDLES = os.open in os.supports_dir_fd  # not on Windows, where an open folder cannot be renamed either
 BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -34,8 +34,8 @@ BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 class Mapped:
     """The first bytes of a file, mapped read-only and shared between processes.
 
-    Reading past the end of a file that was cut short under the map ends the process with SIGBUS, so searches compare
-    the length first. A file that is cut short during a search is beyond that check.
+    If the file is truncated while mapped, reading past its end kills the process with SIGBUS, so searches check the
+    length first. Truncation during a search is not detected.
 
     Attributes:
         bytes: uint8 (size,).
@@ -47,21 +47,21 @@ class Mapped:
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
 
     def check_length(self) -> None:
-        """Compare the file's length with the mapped one.
+        """Check that the file is at least as long as the map.
 
         Raises:
-            IndexCorruptedError: The file has become shorter.
+            IndexCorruptedError: The file was truncated.
         """
         if (length := self._map.size()) < self.size:
-            raise IndexCorruptedError(f"{self.path} was cut short: it has {length} bytes; expected {self.size}")
+            raise IndexCorruptedError(f"{self.path} was truncated: it has {length} bytes; expected {self.size}")
 
 
 class Folder:
     """A store's folder. Thread-safe; survives a fork.
 
     Args:
-        path: The folder; `~` and links are resolved now, once.
-        identity: The store's own random 16 bytes; None compares nothing.
+        path: The folder; `~` and links are resolved once, here.
+        identity: The store's random 16 bytes; None skips the comparison.
 
     Raises:
         OSError: The folder cannot be opened.
@@ -78,44 +78,44 @@ class Folder:
 
     @classmethod
     def of(cls, folder: "Folder | Path") -> "Folder":
-        """A folder as it is, or of a path."""
+        """A `Folder` unchanged, or the one at a path."""
         return folder if isinstance(folder, Folder) else cls(folder)
 
     def close(self) -> None:
-        """Close it; nothing is opened in it from then on."""
+        """Close the folder; no file can be opened in it afterwards."""
         with self._lock:
             self._closed = True
             self._closing()
 
     def after_fork(self) -> None:
-        """Go on in a forked process: the handle is shared, the lock may be held by a thread that is not there."""
+        """Replace the lock in a forked process: a thread of the parent may hold it. The handle is shared."""
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Make sure that the path still leads to this folder, and the folder holds this store.
+        """Check that the path still leads to this folder, and that the folder still contains this store.
 
         Raises:
-            StoreNotFoundError: Nothing is there.
-            StoreMovedError: Another folder or another store is there.
+            StoreNotFoundError: The path is no longer accessible.
+            StoreMovedError: Another folder or another store is at the path.
         """
         self.check_path()
         if self.identity is not None:
             self.acknowledged()
 
     def check_path(self) -> None:
-        """Make sure that the path still leads to this folder. Errors as of `check`."""
+        """Check that the path still leads to this folder. Raises as `check` does."""
         try:
             status = self.path.stat()
         except OSError as error:
-            raise StoreNotFoundError(f"{self.path} has vanished: {error.strerror}") from error
+            raise StoreNotFoundError(f"{self.path} is no longer accessible: {error.strerror}") from error
         if (status.st_dev, status.st_ino) != self._inode:
             raise StoreMovedError(self.path)
 
     def open(self, name: str, flags: int) -> int:
-        """A handle of a file of this store, as of `os.open`. Errors as of `check`, and OSError."""
+        """Open a file of this store with `os.open` and return its handle. Raises as `check` does, and OSError."""
         handle = self._opened(name, flags)
         try:
-            # After opening: a store that is rebuilt in place has its new identity before it has any other file.
+            # Checked after opening: a store rebuilt in place writes its new identity before any other file.
             self.check()
         except BaseException:
             os.close(handle)
@@ -131,15 +131,15 @@ class Folder:
             return os.open(name, flags | BINARY, 0o666, dir_fd=self._handle)
 
     def create(self, name: str) -> BinaryIO:
-        """A new, empty file to be written and read. Errors as of `open`."""
+        """Create a file and open it for writing and reading. Raises as `open` does."""
         return cast("BinaryIO", os.fdopen(self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b"))
 
     def map(self, name: str, size: int | None = None) -> Mapped:
-        """The first `size` bytes of a file, or all of it. Errors as of `open`.
+        """Map the first `size` bytes of a file, or all of it. Raises as `open` does.
 
         Raises:
             FileNotFoundError: There is no such file.
-            IndexCorruptedError: It is shorter.
+            IndexCorruptedError: The file is shorter than `size`.
         """
         handle = self.open(name, os.O_RDONLY)
         try:
@@ -151,8 +151,8 @@ class Folder:
             os.close(handle)
 
     @contextmanager
-    def named(self, name: str) -> Iterator[str]:
-        """A path, for libraries that want one, that leads to the file of this store whatever is renamed meanwhile."""
+    def path_of(self, name: str) -> Iterator[str]:
+        """A path for libraries that need one; it leads to this store's file even if folders are renamed meanwhile."""
         handle = self.open(name, os.O_RDONLY)
         try:
             link = Path(f"/proc/self/fd/{handle}")
@@ -161,12 +161,12 @@ class Folder:
             os.close(handle)
 
     def names(self) -> list[str]:
-        """Names of the files. Errors as of `check`."""
+        """Names of the files. Raises as `check` does."""
         self.check()
         return os.listdir(self.path if self._handle is None else self._handle)  # noqa: PTH208
 
     def size(self, name: str) -> int:
-        """Bytes of a file; 0 if it is not there, as a derived file may be gone by now."""
+        """Bytes of a file; 0 if it does not exist, as when a derived file was replaced meanwhile."""
         try:
             if self._handle is None:
                 return (self.path / name).stat().st_size
@@ -175,7 +175,7 @@ class Folder:
             return 0
 
     def unlink(self, name: str) -> None:
-        """Delete a file; one that is not there is passed over. Errors as of `check`."""
+        """Delete a file, if it exists. Raises as `check` does."""
         self.check()
         with suppress(FileNotFoundError):
             if self._handle is None:
@@ -184,12 +184,12 @@ class Folder:
                 os.unlink(name, dir_fd=self._handle)
 
     def sync(self) -> None:
-        """Make names that are new in the folder survive a power cut."""
+        """Sync the folder, so that new file names survive a power failure."""
         if self._handle is not None:
             os.fsync(self._handle)
 
     def begin(self, identity: bytes) -> None:
-        """Write the counter of a new store, whose identity this is; no commit is acknowledged yet."""
+        """Write the counter of a new store: its identity, and no acknowledged commit."""
         self.identity = identity
         slot = _slot(identity, 0).ljust(SLOT, b"\0")
         handle = self._opened(COUNTER, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -199,10 +199,10 @@ class Folder:
             os.fsync(file.fileno())
 
     def read(self) -> tuple[bytes, int]:
-        """Identity of the store and number of the last acknowledged commit, as they are now.
+        """The store's identity and the number of the last acknowledged commit, read from the file.
 
         Raises:
-            StoreNotFoundError: The folder has vanished.
+            StoreNotFoundError: The folder is no longer accessible.
             IndexCorruptedError: The counter is missing or damaged.
         """
         try:
@@ -212,23 +212,25 @@ class Folder:
             raise IndexCorruptedError(f"{self.path / COUNTER} cannot be read: {error}") from error
         with os.fdopen(handle, "rb") as file:
             raw = file.read(2 * SLOT)
-        whole = []
+        valid = []
         for start in (0, SLOT):
             slot = raw[start : start + FORM.size]
             if len(slot) == FORM.size:
                 identity, commit, _ = FORM.unpack(slot)
                 if _slot(identity, commit) == slot:
-                    whole.append((commit, identity))
-        if not whole:
-            raise IndexCorruptedError(f"{self.path / COUNTER} is damaged: neither of its two places is whole")
-        commit, identity = max(whole)
+                    valid.append((commit, identity))
+        if not valid:
+            raise IndexCorruptedError(
+                f"{self.path / COUNTER} is damaged: neither of its two slots matches its checksum"
+            )
+        commit, identity = max(valid)
         return identity, commit
 
     def acknowledged(self) -> int:
-        """The last acknowledged commit. Errors as of `read`.
+        """Number of the last acknowledged commit. Raises as `read` does.
 
         Raises:
-            StoreMovedError: Another store has taken the place of this one.
+            StoreMovedError: Another store is at the path.
         """
         identity, commit = self.read()
         if self.identity is not None and identity != self.identity:
@@ -236,9 +238,9 @@ class Folder:
         return commit
 
     def acknowledge(self, commit: int) -> None:
-        """Note a commit as acknowledged, synced. Errors as of `open`."""
+        """Write a commit's number to the counter and sync it. Raises as `open` does."""
         if self.identity is None:
-            raise StoreError(f"{self.path}: no store was opened or begun in this folder")
+            raise StoreError(f"{self.path}: no store was opened or created in this folder")
         handle = self.open(COUNTER, os.O_WRONLY)
         try:
             os.lseek(handle, SLOT * (commit % 2), os.SEEK_SET)

@@ -1,8 +1,7 @@
-"""Search on GPUs: FAISS' flat index in float16, and its inverted lists, each sharded over several cards.
+"""Search on GPUs: FAISS' flat index in float16 and its inverted lists, each sharded over the GPUs.
 
-GPU indexes can neither remove rows nor heed a filter (they ignore one silently), so more is fetched than asked and what
-is not allowed is left out; where that might fall short, the search goes to the CPU. One thread at a time per resource
-object.
+GPU indexes cannot remove rows and silently ignore a filter. So a search fetches more rows than it needs and drops those
+not allowed; if too few remain, the search runs on the CPU. A resource object serves one thread at a time.
 """
 
 import threading
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index.bits import Bits
-from qwen3_rag.index.exact import Found, faiss
+from qwen3_rag.index import bitmap
+from qwen3_rag.index.bitmap import Bitmap
+from qwen3_rag.index.exact import RowsAndScores, faiss
 
 __all__ = ["GpuLists", "GpuRows", "search_device"]
 
-MOST_K = 2048  # FAISS' limit on the GPU
-TEMPORARY = 256 << 20  # bytes; FAISS would take 1.5 GiB, which the models need
+MAX_K = 2048  # FAISS' limit on the GPU
+TEMPORARY = 256 << 20  # bytes; FAISS' default of 1.5 GiB would take memory that the models need
 CHUNK = 65_536  # rows copied at a time
 Float32 = NDArray[np.float32]
 
@@ -31,22 +30,22 @@ def search_device() -> str:
 
 
 def _resources() -> list[Any]:
-    """One resource object for each card, to be kept as long as what is made with it."""
+    """One resource object for each GPU; it must outlive the indexes that use it."""
     module = faiss()
-    found = []
+    all_resources = []
     for _ in range(module.get_num_gpus()):
         resources = module.StandardGpuResources()
         resources.setTempMemory(TEMPORARY)
-        found.append(resources)
-    return found
+        all_resources.append(resources)
+    return all_resources
 
 
 class GpuRows:
-    """A store's rows on the GPUs, added to as the store grows.
+    """A store's rows on the GPUs; rows are added as the store grows.
 
     Args:
         dimensions: Values in a row.
-        generation: Of the rows' numbers.
+        generation: Generation of the rows.
     """
 
     def __init__(self, dimensions: int, generation: int) -> None:
@@ -61,57 +60,57 @@ class GpuRows:
             config.device = device
             shards.append(module.GpuIndexFlatIP(resources, dimensions, config))
         self._shards: list[Any] = shards
-        self._numbers: list[list[tuple[int, int]]] = [[] for _ in shards]  # first row and length of each piece
+        self._ranges: list[list[tuple[int, int]]] = [[] for _ in shards]  # first row and length of each chunk
 
     def add(self, vectors: NDArray[Any]) -> None:
-        """Add the rows (n, dimensions) that follow those it has, a piece to each card in turn."""
+        """Append rows (n, dimensions), each chunk to the GPU with the fewest rows."""
         with self._lock:
             for start in range(0, len(vectors), CHUNK):
                 part = np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32)
-                place = min(range(len(self._shards)), key=lambda i: self._shards[i].ntotal)
-                self._shards[place].add(part)
-                self._numbers[place].append((self.rows, len(part)))
+                gpu = min(range(len(self._shards)), key=lambda i: self._shards[i].ntotal)
+                self._shards[gpu].add(part)
+                self._ranges[gpu].append((self.rows, len(part)))
                 self.rows += len(part)
 
-    def search(self, query: Float32, k: int, allowed: Bits | None, rows: int) -> Found | None:
-        """The k best of the first `rows` rows for one query (dimensions,), or None if only the CPU can tell.
+    def search(self, query: Float32, k: int, allowed: Bitmap | None, rows: int) -> RowsAndScores | None:
+        """The k best of the first `rows` rows, or None if the search needs the CPU.
 
         Args:
-            query: Unit vector.
-            k: How many.
-            allowed: Rows that may be found; None is all.
-            rows: Rows of the commit: the GPU may hold more already.
+            query: Unit vector (dimensions,).
+            k: Number of rows.
+            allowed: Rows to search; None is all.
+            rows: Rows of the commit; the GPU may already hold more.
         """
-        wanted = k if allowed is None and rows == self.rows else min(4 * k + 64, self.rows)
-        if wanted > MOST_K:
+        limit = k if allowed is None and rows == self.rows else min(4 * k + 64, self.rows)
+        if limit > MAX_K:
             return None
         row = np.ascontiguousarray(query, dtype=np.float32)[None]
-        found_rows, found_scores = [], []
+        shard_rows, shard_scores = [], []
         with self._lock:
-            for shard, pieces in zip(self._shards, self._numbers, strict=True):
-                if not pieces:
+            for shard, ranges in zip(self._shards, self._ranges, strict=True):
+                if not ranges:
                     continue
-                scores, places = shard.search(row, min(wanted, shard.ntotal))
-                there = places[0] >= 0
-                found_rows.append(_numbered(places[0][there], pieces))
-                found_scores.append(scores[0][there])
-        numbers, scores = np.concatenate(found_rows), np.concatenate(found_scores)
-        order = np.lexsort((numbers, -scores))[:wanted]
+                scores, positions = shard.search(row, min(limit, shard.ntotal))
+                valid = positions[0] >= 0
+                shard_rows.append(_store_rows(positions[0][valid], ranges))
+                shard_scores.append(scores[0][valid])
+        numbers, scores = np.concatenate(shard_rows), np.concatenate(shard_scores)
+        order = np.lexsort((numbers, -scores))[:limit]
         numbers, scores = numbers[order], scores[order]
-        kept = numbers < rows
+        passing = numbers < rows
         if allowed is not None:
-            kept &= sets.holds(allowed, np.minimum(numbers, rows - 1))
-        if kept.sum() < k and wanted < self.rows:
+            passing &= bitmap.contains(allowed, np.minimum(numbers, rows - 1))
+        if passing.sum() < k and limit < self.rows:
             return None
-        return numbers[kept][:k], scores[kept][:k]
+        return numbers[passing][:k], scores[passing][:k]
 
 
 class GpuLists:
-    """An approximate index on the GPUs: a copy of the CPU's, its lists divided among the cards.
+    """An approximate index on the GPUs: a copy of the CPU's index, its lists divided among the GPUs.
 
     Args:
-        index: FAISS' index of inverted lists, on the CPU.
-        rows: Rows it covers.
+        index: FAISS inverted-list index on the CPU.
+        rows: Number of rows it covers.
     """
 
     def __init__(self, index: Any, rows: int) -> None:
@@ -124,33 +123,33 @@ class GpuLists:
         options.indicesOptions = module.INDICES_64_BIT
         self._index = module.index_cpu_to_gpu_multiple_py(self._resources, index, options)
 
-    def nearest(self, query: Float32, k: int, allowed: Bits | None, visited: int) -> NDArray[np.int64] | None:
-        """Rows of about the k best by their codes, or None if only the CPU can tell.
+    def nearest(self, query: Float32, k: int, allowed: Bitmap | None, visited: int) -> NDArray[np.int64] | None:
+        """About the k best rows by their 8-bit codes, or None if the search needs the CPU.
 
         Args:
-            query: Unit vector.
-            k: How many.
-            allowed: Rows that may be found; None is all.
-            visited: Lists to visit.
+            query: Unit vector (dimensions,).
+            k: Number of rows.
+            allowed: Rows to search; None is all.
+            visited: Number of lists to visit.
         """
-        wanted = min(k if allowed is None else 4 * k + 64, self.rows)
+        limit = min(k if allowed is None else 4 * k + 64, self.rows)
         visited = min(visited, self._lists)
-        if wanted > MOST_K or visited > MOST_K:
+        if limit > MAX_K or visited > MAX_K:
             return None
         row = np.ascontiguousarray(query, dtype=np.float32)[None]
         with self._lock:
-            _, places = self._index.search(row, wanted, params=faiss().SearchParametersIVF(nprobe=visited))
-        found: NDArray[np.int64] = places[0][(places[0] >= 0) & (places[0] < self.rows)]
+            _, numbers = self._index.search(row, limit, params=faiss().SearchParametersIVF(nprobe=visited))
+        rows: NDArray[np.int64] = numbers[0][(numbers[0] >= 0) & (numbers[0] < self.rows)]
         if allowed is None:
-            return found
-        found = found[sets.holds(allowed, found)][:k]
-        return found if len(found) == k else None
+            return rows
+        rows = rows[bitmap.contains(allowed, rows)][:k]
+        return rows if len(rows) == k else None
 
 
-def _numbered(places: NDArray[np.int64], pieces: list[tuple[int, int]]) -> NDArray[np.int64]:
-    """Rows of the store for places in a card's index."""
-    firsts, lengths = np.array(pieces, dtype=np.int64).T
+def _store_rows(positions: NDArray[np.int64], ranges: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """The store's rows for positions in one GPU's index."""
+    firsts, lengths = np.array(ranges, dtype=np.int64).T
     starts = np.cumsum(lengths) - lengths
-    piece = np.searchsorted(starts, places, side="right") - 1
-    numbers: NDArray[np.int64] = places - starts[piece] + firsts[piece]
+    containing = np.searchsorted(starts, positions, side="right") - 1
+    numbers: NDArray[np.int64] = positions - starts[containing] + firsts[containing]
     return numbers

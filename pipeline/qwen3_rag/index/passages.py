@@ -1,4 +1,4 @@
-"""Documents and passages as rows of SQLite: written, read back, and their texts cut out of long documents."""
+"""Writes documents and passages to SQLite, and reads them back."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from qwen3_rag.records import Document, titled
 __all__ = ["Passage", "PassageRow", "Texts"]
 
 SLICE = 500  # values bound to one statement
-# A document's text beyond its first block lies in blocks of its own, so that one passage of a book can be read.
+# Text beyond a document's first block is stored in separate rows, so that reading a passage of a book stays cheap.
 BLOCK = 65_536  # characters
 Float32 = NDArray[np.float32]
 encoded = json.JSONEncoder(ensure_ascii=False).encode
@@ -23,15 +23,15 @@ encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass(frozen=True)
 class PassageRow:
-    """A passage to be written.
+    """A passage to write.
 
     Attributes:
-        start: First character in the document's text.
-        stop: The one after the last.
-        digest: Of what was embedded.
-        vector: (dimensions,).
+        start: Index of its first character in the document's text.
+        stop: Index after its last character.
+        digest: Digest of the embedded text.
+        vector: Vector (dimensions,).
         page: Page of the source, from 1.
-        heading: Headings above it, which stand before its text in what is searched.
+        heading: Headings above it, prepended to its text for search.
     """
 
     start: int
@@ -44,7 +44,7 @@ class PassageRow:
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage read back, with what is known of its document. `number` is its row among the vectors."""
+    """A passage read back, with its document's attributes. `number` is its row in the vector file."""
 
     number: int
     ordinal: int
@@ -59,7 +59,7 @@ class Passage:
     text: str
 
     def searched(self, titles: bool) -> str:
-        """What is embedded, reranked and searched for words: title and headings, if wanted, before the text."""
+        """The text that is embedded, reranked and indexed: with `titles`, title and headings come first."""
         return titled(self.title, self.text, self.heading) if titles else self.text
 
 
@@ -68,7 +68,7 @@ class Texts:
 
     Args:
         database: Its open database.
-        titles: Whether title and headings stand before a passage in what is searched.
+        titles: Whether title and headings are prepended to a passage for search.
     """
 
     def __init__(self, database: Database, titles: bool) -> None:
@@ -82,14 +82,14 @@ class Texts:
     def insert(
         self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int, origins: Mapping[str, int]
     ) -> None:
-        """Write documents, whose ids are free, with passages numbered from `row`; `origins` are files' numbers."""
+        """Insert documents with new ids, and their passages from number `row`; `origins` maps ids to file numbers."""
         number = self._run("SELECT coalesce(max(number), 0) FROM documents").get
         documents, blocks, rows = [], [], []
         for document, passages in group:
             number += 1
             metadata = encoded(dict(document.metadata)) if document.metadata else "{}"
-            text, place = document.text, (row, len(passages), origins.get(document.id))
-            documents.append((number, document.id, document.title, document.source, text[:BLOCK], metadata, *place))
+            text, span = document.text, (row, len(passages), origins.get(document.id))
+            documents.append((number, document.id, document.title, document.source, text[:BLOCK], metadata, *span))
             blocks += [(number, at // BLOCK, text[at : at + BLOCK]) for at in range(BLOCK, len(text), BLOCK)]
             for ordinal, p in enumerate(passages):
                 rows.append((row, number, ordinal, p.start, p.stop, p.page, p.heading, p.digest))
@@ -100,31 +100,31 @@ class Texts:
             many("INSERT INTO blocks_of_text VALUES (?, ?, ?)", blocks)
         many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def each(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Rows of a query whose `{}` takes many bound values, a slice at a time."""
+    def select_in(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query whose `{}` stands for many bound values, run for a slice of them at a time."""
         for start in range(0, len(values), SLICE):
             part = values[start : start + SLICE]
             yield from self._run(sql.format(",".join("?" * len(part))), part)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Documents by id, in the order asked; None where there is none."""
+        """Documents in the order of `ids`; None where there is none."""
         with self.snapshot():
             sql = "SELECT number, text, id, title, source, metadata FROM documents WHERE id IN ({})"
-            rows = list(self.each(sql, list(dict.fromkeys(ids))))
-            found = {
-                name: Document(self._whole(number, text), name, title, source, json.loads(metadata))
+            rows = list(self.select_in(sql, list(dict.fromkeys(ids))))
+            documents = {
+                name: Document(self._full_text(number, text), name, title, source, json.loads(metadata))
                 for number, text, name, title, source, metadata in rows
             }
-        return [found.get(name) for name in ids]
+        return [documents.get(name) for name in ids]
 
-    def _whole(self, document: int, first: str) -> str:
+    def _full_text(self, document: int, first: str) -> str:
         """A document's text, given its first block."""
-        if len(first) != BLOCK or self.database.format == 2:  # longer: written in format 2, which has no blocks
+        if len(first) != BLOCK or self.database.format == 2:  # format 2 has no blocks: `first` is the whole text
             return first
         sql = "SELECT text FROM blocks_of_text WHERE document = ? ORDER BY block"
         return "".join([first, *(text for (text,) in self._run(sql, (document,)))])
 
-    def cut(self, document: int, start: int, stop: int, first: str) -> str:
+    def _slice(self, document: int, start: int, stop: int, first: str) -> str:
         """Characters from `start` to `stop` of a document's text, given its first block."""
         if stop <= max(BLOCK, len(first)):
             return first[start:stop]
@@ -134,44 +134,44 @@ class Texts:
         return "".join([first, *parts] if begin == 0 else parts)[start - begin * BLOCK : stop - begin * BLOCK]
 
     def passages(self, numbers: Sequence[int]) -> dict[int, Passage]:
-        """Passages by number; those that are not there are left out."""
+        """Passages by number; missing ones are left out."""
         sql = (
             "SELECT p.number, p.ordinal, p.start, p.stop, p.page, p.heading, d.id, d.title, d.source, d.metadata, "
             "p.document, iif(p.start < {BLOCK} OR length(d.text) != {BLOCK}, d.text, '') "
             "FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN ({})"
         ).replace("{BLOCK}", str(BLOCK))
         with self.snapshot():
-            rows = list(self.each(sql, [int(n) for n in numbers]))
-            return {r[0]: Passage(*r[:9], json.loads(r[9]), self.cut(r[10], r[2], r[3], r[11])) for r in rows}  # type: ignore[call-arg]
+            rows = list(self.select_in(sql, [int(n) for n in numbers]))
+            return {r[0]: Passage(*r[:9], json.loads(r[9]), self._slice(r[10], r[2], r[3], r[11])) for r in rows}  # type: ignore[call-arg]
 
     def searched(self, first: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Numbers of the passages from one number to another, in order, and what is searched of them."""
+        """Number and searched text of each passage from `first` to `stop`, in order."""
         sql = (
             "SELECT number, document, start, stop, heading FROM passages "
             "WHERE number >= ? AND number < ? ORDER BY number"
         )
-        held: int | None = None
+        current: int | None = None
         title, text = None, ""
         for number, document, start, end, heading in self._run(sql, (first, stop)):
-            if document != held:
-                found = self._run("SELECT title, text FROM documents WHERE number = ?", (document,)).fetchone()
-                if found is None:
+            if document != current:
+                row = self._run("SELECT title, text FROM documents WHERE number = ?", (document,)).fetchone()
+                if row is None:
                     raise IndexCorruptedError(f"{self.database.folder / FILE}: passage {number} has no document")
-                held, (title, text) = document, found
-            passage = self.cut(document, start, end, text)
+                current, (title, text) = document, row
+            passage = self._slice(document, start, end, text)
             yield number, titled(title, passage, heading) if self.titles else passage
 
     def widened(self, passage: Passage, neighbours: int) -> tuple[int, int, str]:
-        """Start, end and text of a passage together with so many before and after it in its document."""
+        """Start, end and text of a passage together with up to `neighbours` passages on either side of it."""
         with self.snapshot():
-            found = self._run(
+            row = self._run(
                 "SELECT min(p.start), max(p.stop), d.number, d.text "
-                "FROM passages own JOIN documents d ON d.number = own.document "
-                "JOIN passages p ON p.number BETWEEN max(d.first, own.number - ?) "
-                "AND min(d.first + d.passages - 1, own.number + ?) WHERE own.number = ? AND d.id = ?",
+                "FROM passages hit JOIN documents d ON d.number = hit.document "
+                "JOIN passages p ON p.number BETWEEN max(d.first, hit.number - ?) "
+                "AND min(d.first + d.passages - 1, hit.number + ?) WHERE hit.number = ? AND d.id = ?",
                 (neighbours, neighbours, passage.number, passage.document_id),
             ).fetchone()
-            if not found or found[0] is None:  # it was replaced meanwhile
+            if not row or row[0] is None:  # the document was replaced meanwhile
                 return passage.start, passage.stop, passage.text
-            start, stop, document, first = found
-            return start, stop, self.cut(document, start, stop, first)
+            start, stop, document, first = row
+            return start, stop, self._slice(document, start, stop, first)

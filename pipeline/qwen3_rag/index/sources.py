@@ -1,4 +1,4 @@
-"""The files that a store was filled from: what they looked like when read, and which documents came of them."""
+"""The files that documents were read from: size, time and digest of each, and its documents."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from qwen3_rag.index.database import Database, Run
 
 __all__ = ["SourceRow", "Sources"]
 
-UNFINISHED = -1  # size of a file of which only some documents are written
+UNFINISHED = -1  # stored as the size of a file until all its documents are written
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class SourceRow:
     Attributes:
         path: Full path.
         size: Bytes.
-        changed: Time of its last change in nanoseconds; 0 where that cannot be relied on.
-        digest: Of its content.
+        changed: Time of its last change in nanoseconds; 0 if it is unreliable.
+        digest: Digest of its content.
     """
 
     path: str
@@ -43,19 +43,19 @@ class Sources:
         return self.database.run
 
     def all(self, roots: Sequence[str]) -> dict[str, SourceRow]:
-        """Files at and below the paths given, by path; those that were not read to their end have size -1."""
+        """Files at and below `roots`, by path; a file not yet read to its end has size -1."""
         with self.snapshot():
-            found: dict[str, SourceRow] = {}
+            files: dict[str, SourceRow] = {}
             for root in roots:
                 below = root if root.endswith("/") else root + "/"
-                # Everything that begins with `below` sorts from it to the same text with its last character raised.
+                # A path starts with `below` exactly if it sorts between `below` and `below` with "/" replaced by "0".
                 sql = "SELECT path, size, changed, digest FROM sources WHERE path = ? OR (path >= ? AND path < ?)"
                 rows = self._run(sql, (root, below, below[:-1] + chr(ord("/") + 1)))
-                found |= {row[0]: SourceRow(*row) for row in rows}
-            return found
+                files |= {row[0]: SourceRow(*row) for row in rows}
+            return files
 
     def documents(self, path: str) -> list[str]:
-        """Ids of the documents that came from a file, in order."""
+        """Ids of the documents of a file, in order."""
         with self.snapshot():
             if self.database.format == 2:
                 return []
@@ -63,7 +63,7 @@ class Sources:
             return [name for (name,) in self._run(sql, (path,))]
 
     def numbers(self, paths: Iterable[str]) -> dict[str, int]:
-        """Numbers of files, within a transaction; those not known are given one, as unfinished."""
+        """Numbers of files, within a transaction; new files get a number and are marked unfinished."""
         numbers = {}
         for path in dict.fromkeys(paths):
             self._run("INSERT OR IGNORE INTO sources VALUES (NULL, ?, ?, 0, x'')", (path, UNFINISHED))
@@ -71,11 +71,11 @@ class Sources:
         return numbers
 
     def adopt(self, origins: Mapping[str, int]) -> None:
-        """Say of documents, by id, from which file they came; within a transaction."""
+        """Set the files of documents, by id, within a transaction."""
         self.database.many("UPDATE documents SET origin = ? WHERE id = ?", [(n, name) for name, n in origins.items()])
 
     def finish(self, rows: Iterable[SourceRow]) -> None:
-        """Note what files look like that are read to their end; within a transaction."""
+        """Record files that were read to their end, within a transaction."""
         sql = (
             "INSERT INTO sources VALUES (NULL, ?1, ?2, ?3, ?4) "
             "ON CONFLICT (path) DO UPDATE SET size = ?2, changed = ?3, digest = ?4"
@@ -83,15 +83,15 @@ class Sources:
         self.database.many(sql, [(row.path, row.size, row.changed, row.digest) for row in rows])
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Forget files, within a transaction; documents of theirs that are still there belong to none."""
-        gone = [(path,) for path in paths]
+        """Delete files, within a transaction; their remaining documents are left without a file."""
+        keys = [(path,) for path in paths]
         sql = "UPDATE documents SET origin = NULL WHERE origin = (SELECT number FROM sources WHERE path = ?)"
-        self.database.many(sql, gone)
-        self.database.many("DELETE FROM sources WHERE path = ?", gone)
+        self.database.many(sql, keys)
+        self.database.many("DELETE FROM sources WHERE path = ?", keys)
 
     def faults(self) -> Iterator[str]:
-        """Documents of files that are not there."""
+        """Documents whose file is missing from the table, as messages."""
         if self.database.format == 2:
             return iter(())
         sql = "SELECT id FROM documents WHERE origin IS NOT NULL AND origin NOT IN (SELECT number FROM sources)"
-        return (f"the file of document {name!r} is not there" for (name,) in self._run(sql))
+        return (f"the file of document {name!r} is missing from the table of files" for (name,) in self._run(sql))

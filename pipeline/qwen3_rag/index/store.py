@@ -1,7 +1,7 @@
-"""The one commit point: documents, passages, metadata and vectors, written together and named by one commit number.
+"""The commit point: documents, passages, metadata and vectors are written together under one commit number.
 
-SQLite holds everything but the vectors, which lie in a file of their own that its commits name. The indexes for search
-are derived from both and can be deleted at any time.
+SQLite stores everything except the vectors, which are in a separate file that each commit refers to. Search indexes are
+derived from both and can be deleted at any time.
 """
 
 import json
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from qwen3_rag.arguments import NOTHING
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
-from qwen3_rag.index import bits as sets
-from qwen3_rag.index.bits import Bits
+from qwen3_rag.index import bitmap
+from qwen3_rag.index.bitmap import Bitmap
 from qwen3_rag.index.database import FILE, Database, Run
 from qwen3_rag.index.fields import Fields
 from qwen3_rag.index.passages import Passage, PassageRow, Texts
@@ -28,22 +28,22 @@ from qwen3_rag.records import Document
 
 __all__ = ["Passage", "PassageRow", "State", "Store"]
 
-AT_ONCE = 1024  # documents written at once
+GROUP = 1024  # documents inserted at a time
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class State:
-    """What a commit consists of, beside the rows of SQLite.
+    """Numbers that describe a commit.
 
     Attributes:
-        commit: Its number.
-        generation: Of the passages' numbers; `optimize` begins a new one.
-        rows: Numbers given so far, those of removed passages included.
-        removed: Passages removed.
+        commit: Number of the commit.
+        generation: Generation of the passage numbers; `optimize` starts a new one.
+        rows: Passage numbers in use, including removed passages.
+        removed: Number of removed passages.
         last_removal: Number of the last entry in the table of removals.
-        documents: Documents in the store.
+        documents: Number of documents.
     """
 
     commit: int
@@ -55,7 +55,7 @@ class State:
 
     @property
     def live(self) -> int:
-        """Passages that can be found."""
+        """Number of passages that are not removed."""
         return self.rows - self.removed
 
 
@@ -76,7 +76,7 @@ class Store:
         self.dimensions = int(dimensions)
         self.dtype: np.dtype[Any] = DTYPES[dtype]
         self.fields = Fields(database, None if declared is None else tuple(declared))
-        self.titles = titles is None or bool(titles)  # stores of format 2 do not say
+        self.titles = titles is None or bool(titles)  # not stored in format 2
         self._texts = Texts(database, self.titles)
         self.get, self.passages = self._texts.get, self._texts.passages
         self.searched, self.widened = self._texts.searched, self._texts.widened
@@ -94,23 +94,23 @@ class Store:
         fields: Sequence[str] | None = None,
         titles: bool = True,
     ) -> "Store":
-        """Make a store in a folder that is empty or not there yet. Errors as in `Database.create`.
+        """Create a store in a folder that is empty or does not exist yet. Raises as `Database.create` does.
 
         Args:
-            folder: Where.
-            meta: Values kept beside the data, as JSON.
+            folder: The folder.
+            meta: Values to store with the data, as JSON.
             dimensions: Values in a vector.
-            vectors: Type in which they are kept, "float16" or "float32".
-            fields: Names of the metadata fields that are indexed; None is all.
-            titles: Whether title and headings stand before a passage in what is searched for words.
+            vectors: Type in which vectors are stored, "float16" or "float32".
+            fields: Names of the metadata fields to index; None is all.
+            titles: Whether title and headings are prepended to a passage for search.
         """
-        own = {"dimensions": dimensions, "vectors": vectors, "fields": None if fields is None else list(fields)}
-        own["titles"] = titles
-        return cls(Database.create(folder, {**meta, **own}))
+        layout = {"dimensions": dimensions, "vectors": vectors, "fields": None if fields is None else list(fields)}
+        layout["titles"] = titles
+        return cls(Database.create(folder, {**meta, **layout}))
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Open the store in a folder. Errors as in `Database.open`."""
+        """Open the store in a folder. Raises as `Database.open` does."""
         return cls(Database.open(folder))
 
     @property
@@ -119,12 +119,12 @@ class Store:
 
     @property
     def format(self) -> int:
-        """Version of the layout of the last commit."""
+        """Format version of the last commit."""
         with self.snapshot():
             return self.database.format
 
     def state(self) -> State:
-        """What the snapshot's commit consists of, or outside a snapshot the last one."""
+        """State of the snapshot's commit, or outside a snapshot of the last commit."""
         keys = ("commit", "generation", "rows", "removed", "documents")
         with self.snapshot():
             values = dict(self._run("SELECT key, value FROM meta WHERE key IN (?, ?, ?, ?, ?)", keys).fetchall())
@@ -133,7 +133,7 @@ class Store:
         return State(commit, generation, rows, removed, last or 0, documents)
 
     def file(self, generation: int) -> VectorFile:
-        """The file of a generation's vectors."""
+        """The vector file of a generation."""
         file = self._file
         if file is None or file.generation != generation:
             file = self._file = VectorFile(self.files, generation, self.dimensions, self.dtype)
@@ -148,18 +148,18 @@ class Store:
         read: Sequence[SourceRow] = (),
         forget: Sequence[str] = (),
     ) -> int:
-        """Write documents in place of those of the same ids, and remove others: one commit; its number is returned.
+        """Insert or replace documents by id and remove others, in one commit; returns its number.
 
         Args:
             documents: The documents with their passages.
-            remove: Ids of documents to remove; those that are not there are passed over.
-            origins: Paths of the files that documents came from, by id; of documents that are there already as well.
-            read: Files that are thereby read to their end.
-            forget: Paths of files that are no more.
+            remove: Ids of documents to remove; unknown ids are ignored.
+            origins: Path of the file a document came from, by id; may include documents already in the store.
+            read: Files that this commit completes.
+            forget: Paths of files that no longer exist.
 
         Raises:
-            InvalidArgumentError: A vector of other dimensions, or with NaN; nothing is written.
-            StoreLockedError: Another writer holds the store.
+            InvalidArgumentError: A vector has the wrong dimensions, NaN or infinity; nothing is written.
+            StoreLockedError: Another writer has locked the store.
             StoreError: The disk is full or fails; nothing is written.
         """
         with self.transaction():
@@ -170,7 +170,7 @@ class Store:
             row, documents_now = before.rows, before.documents - self._remove(remove)
             with self.file(before.generation).appending(row, self.database) as append:
                 remaining = iter(documents)
-                while group := list(islice(remaining, AT_ONCE)):
+                while group := list(islice(remaining, GROUP)):
                     ids = [document.id for document, _ in group]
                     if len(set(ids)) < len(ids):
                         raise InvalidArgumentError("two of the documents have the same id; expected each id once")
@@ -191,19 +191,19 @@ class Store:
         try:
             rows = np.asarray(vectors)
             with np.errstate(over="ignore"):
-                kept = rows.astype(self.dtype)
+                converted = rows.astype(self.dtype)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(f"the vectors are not rows of numbers of one length: {error}") from None
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
             raise InvalidArgumentError(f"a vector has shape {rows.shape[1:]}; expected ({self.dimensions},)")
-        if not _finite(kept):
-            raise InvalidArgumentError(f"a vector holds NaN or infinity as {self.dtype}; expected finite numbers")
-        return kept
+        if not _finite(converted):
+            raise InvalidArgumentError(f"a vector has NaN or infinity as {self.dtype}; expected finite numbers")
+        return converted
 
     def _insert(
         self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int, files: Mapping[str, int]
     ) -> None:
-        """Write documents, whose ids are free, with passages numbered from `row`."""
+        """Insert documents with new ids, and their passages from number `row`."""
         self._texts.insert(group, row, files)
         fields = []
         for document, passages in group:
@@ -215,25 +215,25 @@ class Store:
             self.database.many("DELETE FROM staged WHERE digest = ?", written)
 
     def _remove(self, ids: Iterable[str]) -> int:
-        """Take documents out, within a transaction; how many were there."""
+        """Remove documents, within a transaction; returns how many existed."""
         sql = "SELECT number, first, passages, metadata FROM documents WHERE id IN ({})"
-        found = list(self._texts.each(sql, list(dict.fromkeys(ids))))
-        for number, first, passages, metadata in found:
+        rows = list(self._texts.select_in(sql, list(dict.fromkeys(ids))))
+        for number, first, passages, metadata in rows:
             self.fields.remove(json.loads(metadata), first, passages)
-            gone = range(first, first + passages)
-            self.database.many("INSERT INTO removed (passage) VALUES (?)", [(passage,) for passage in gone])
-            self._run("DELETE FROM passages WHERE number >= ? AND number < ?", (gone.start, gone.stop))
+            removed = range(first, first + passages)
+            self.database.many("INSERT INTO removed (passage) VALUES (?)", [(passage,) for passage in removed])
+            self._run("DELETE FROM passages WHERE number >= ? AND number < ?", (removed.start, removed.stop))
             self._run("DELETE FROM documents WHERE number = ?", (number,))
             self._run("DELETE FROM blocks_of_text WHERE document = ?", (number,))
-        if found:
-            passages_now = int(self.meta("removed")) + sum(passages for _, _, passages, _ in found)
-            self.database.put("removed", passages_now)
-        return len(found)
+        if rows:
+            removed_now = int(self.meta("removed")) + sum(passages for _, _, passages, _ in rows)
+            self.database.put("removed", removed_now)
+        return len(rows)
 
     def stage(self, vectors: Mapping[bytes, Float32]) -> None:
-        """Keep vectors, by the digests of what was embedded, until a document that has them is written.
+        """Store vectors by the digest of the embedded text until a document with them is written.
 
-        So that whoever embeds a long document does not lose everything when it is killed.
+        If embedding a long document is interrupted, the next run reuses them.
         """
         with self.transaction():
             rows = self._checked(list(vectors.values()))
@@ -241,7 +241,7 @@ class Store:
             self.database.many("INSERT OR REPLACE INTO staged VALUES (?, ?)", staged)
 
     def unstage(self) -> None:
-        """Give up vectors that no document came for."""
+        """Delete the staged vectors of documents that were never written."""
         with self.snapshot():
             any_staged = self.database.format > 2 and self._run("SELECT EXISTS (SELECT 1 FROM staged)").get
         if any_staged:
@@ -249,18 +249,18 @@ class Store:
                 self._run("DELETE FROM staged")
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Float32]:
-        """Vectors of texts that are in the store already, by digest."""
+        """Vectors that the store already has, by the digest of the embedded text."""
         with self.snapshot():
             names = list(dict.fromkeys(digests))
-            known: dict[bytes, Float32] = {}
+            vectors: dict[bytes, Float32] = {}
             if self.database.format > 2:
-                staged = self._texts.each("SELECT digest, vector FROM staged WHERE digest IN ({})", names)
-                known = {digest: np.frombuffer(raw, self.dtype).astype(np.float32) for digest, raw in staged}
-            found = dict(self._texts.each("SELECT digest, number FROM passages WHERE digest IN ({})", names))
-            return known | dict(zip(found, self.vectors(list(found.values())), strict=True))
+                staged = self._texts.select_in("SELECT digest, vector FROM staged WHERE digest IN ({})", names)
+                vectors = {digest: np.frombuffer(raw, self.dtype).astype(np.float32) for digest, raw in staged}
+            numbers = dict(self._texts.select_in("SELECT digest, number FROM passages WHERE digest IN ({})", names))
+            return vectors | dict(zip(numbers, self.vectors(list(numbers.values())), strict=True))
 
     def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
-        """Vectors (n, dimensions) of passages by number, checked against the digests of their file."""
+        """Vectors (n, dimensions) of passages by number, checked against the file's digests."""
         if not numbers:
             return np.empty((0, self.dimensions), np.float32)
         with self.snapshot():
@@ -272,49 +272,49 @@ class Store:
             return vectors[rows].astype(np.float32)
 
     def rows_of(self, document_id: str) -> list[PassageRow]:
-        """A document's passages as they were written."""
+        """A document's passages in order, with their vectors."""
         with self.snapshot():
             sql = (
                 "SELECT p.number, p.start, p.stop, p.digest, p.page, p.heading FROM documents d "
                 "JOIN passages p ON p.number BETWEEN d.first AND d.first + d.passages - 1 WHERE d.id = ? ORDER BY 1"
             )
-            found = self._run(sql, (document_id,)).fetchall()
-            vectors = self.vectors([row[0] for row in found])
+            rows = self._run(sql, (document_id,)).fetchall()
+            vectors = self.vectors([row[0] for row in rows])
             return [
                 PassageRow(start, stop, digest, vector, page, heading)
-                for (_, start, stop, digest, page, heading), vector in zip(found, vectors, strict=True)
+                for (_, start, stop, digest, page, heading), vector in zip(rows, vectors, strict=True)
             ]
 
     def removed(self, after: int) -> Int64:
-        """Numbers of the passages in the entries of removals past one."""
+        """Numbers of the passages removed after the entry `after` of the table of removals."""
         rows = self._run("SELECT passage FROM removed WHERE number > ?", (after,)).fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
 
-    def live(self, state: State) -> Bits | None:
-        """Passages that were not removed; None if none was."""
+    def live(self, state: State) -> Bitmap | None:
+        """Passages that are not removed; None stands for all."""
         if not state.removed:
             return None
-        return sets.every(state.rows) & ~sets.of_rows(self.removed(0), state.rows)
+        return bitmap.full(state.rows) & ~bitmap.from_rows(self.removed(0), state.rows)
 
     def allowed(self, filter: Mapping[str, Any]) -> Int64:
-        """Numbers of the passages whose document meets a filter.
+        """Numbers of the passages whose document matches a filter.
 
         Raises:
-            FilterError: The filter cannot be understood.
+            FilterError: The filter is invalid.
         """
         with self.snapshot():
             state = self.state()
-            found = self.fields.allowed(filter, state.commit, state.generation, state.rows)
+            matching = self.fields.allowed(filter, state.commit, state.generation, state.rows)
             live = self.live(state)
-            return sets.places(found if live is None else found & live)
+            return bitmap.to_rows(matching if live is None else matching & live)
 
     def count(self) -> tuple[int, int]:
-        """Documents and passages."""
+        """Numbers of documents and passages."""
         state = self.state()
         return state.documents, state.live
 
     def verify(self) -> list[str]:
-        """Read everything back and compare checksums; what is wrong, in words."""
+        """Read the whole store and check it against its checksums; returns a message for each fault."""
         faults = []
         with self.snapshot():
             faults += self.database.integrity()
@@ -326,33 +326,37 @@ class Store:
                 return [*faults, str(error)]
             faults += file.faults(vectors, self._run)
             try:
-                faults += self._disagreements(state)
+                faults += self._inconsistencies(state)
             except apsw.Error as error:
                 faults.append(f"{self.folder / FILE}: {error}")
         return faults
 
-    def _disagreements(self, state: State) -> list[str]:
-        """Rows of SQLite that do not fit each other."""
+    def _inconsistencies(self, state: State) -> list[str]:
+        """Rows of SQLite that contradict each other, as messages."""
         faults = list(self.sources.faults())
-        held = dict(self._run("SELECT document, count(*) FROM passages GROUP BY document").fetchall())
-        wanted, found = 0, int(self._run("SELECT count(*) FROM fields").get)
+        passage_counts = dict(self._run("SELECT document, count(*) FROM passages GROUP BY document").fetchall())
+        expected_fields, fields = 0, int(self._run("SELECT count(*) FROM fields").get)
         for number, name, passages, first, metadata in self._run(
             "SELECT number, id, passages, first, metadata FROM documents"
         ):
-            if held.get(number, 0) != passages:
-                faults.append(f"document {name!r} has {held.get(number, 0)} passages; expected {passages}")
-            rows = self.fields.rows_of(json.loads(metadata), first, passages, naming=False)
-            wanted += len(rows)
-            faults += [f"fields of document {name!r}" for row in rows if not self._there(row)]
-        if found != wanted:
-            faults.append(f"the table of fields has {found} rows; expected {wanted}")
-        if (there := int(self._run("SELECT count(*) FROM documents").get)) != state.documents:
-            faults.append(f"there are {there} documents; expected {state.documents}")
-        if sum(held.values()) != state.live:
-            faults.append(f"there are {sum(held.values())} passages; expected {state.live}")
+            if passage_counts.get(number, 0) != passages:
+                faults.append(f"document {name!r} has {passage_counts.get(number, 0)} passages; expected {passages}")
+            rows = self.fields.rows_of(json.loads(metadata), first, passages, assign=False)
+            expected_fields += len(rows)
+            faults += [
+                f"the indexed fields of document {name!r} do not match its metadata"
+                for row in rows
+                if not self._has_field(row)
+            ]
+        if fields != expected_fields:
+            faults.append(f"the table of fields has {fields} rows; expected {expected_fields}")
+        if (documents := int(self._run("SELECT count(*) FROM documents").get)) != state.documents:
+            faults.append(f"there are {documents} documents; expected {state.documents}")
+        if sum(passage_counts.values()) != state.live:
+            faults.append(f"there are {sum(passage_counts.values())} passages; expected {state.live}")
         return faults
 
-    def _there(self, row: tuple[Any, ...]) -> bool:
+    def _has_field(self, row: tuple[Any, ...]) -> bool:
         sql = (
             "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?)"
         )
@@ -363,5 +367,5 @@ def _finite(rows: NDArray[Any]) -> bool:
     """Whether no value is NaN or infinite."""
     if rows.dtype != np.float16:
         return bool(np.isfinite(rows).all())
-    # By their bits, ten times as fast: NaN and infinity have the largest exponent.
+    # Ten times as fast as isfinite: in float16, NaN and infinity are the values with all exponent bits set.
     return not rows.size or int((rows.view(np.uint16) & 0x7FFF).max()) < 0x7C00

@@ -1,7 +1,7 @@
-"""The vectors of a store: one append-only file of rows, mapped by every process, with a digest for each block of rows.
+"""The vectors of a store: an append-only file of rows, mapped by every process, with a digest for each block of rows.
 
-The file is nothing but the rows, little endian. How many of them belong to a commit, and the digests, are named by the
-commit: bytes past its rows are nobody's, and the next writer overwrites them.
+The file has only the rows, little endian. The number of rows and the digests are part of the commit: bytes after its
+last row belong to no commit, and the next writer overwrites them.
 """
 
 import os
@@ -20,14 +20,14 @@ from qwen3_rag.index.folder import Folder, Mapped
 
 __all__ = ["DTYPES", "ROWS", "VectorFile", "file_name"]
 
-ROWS = 32  # of a block: small enough to check one for a single row, large enough for few digests
+ROWS = 32  # of a block: small enough to check for one row, large enough to need few digests
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 Int64 = NDArray[np.int64]
 THREADS = max(1, min(8, os.cpu_count() or 1))
 
 
 def file_name(generation: int) -> str:
-    """Name of the file of a generation; `optimize` begins a new one."""
+    """Name of a generation's file; `optimize` starts a new generation."""
     return f"vectors-{generation}.bin"
 
 
@@ -35,8 +35,8 @@ class VectorFile:
     """One generation's file of rows.
 
     Args:
-        folder: The store's.
-        generation: Which file of it.
+        folder: The store's folder.
+        generation: Generation of the rows.
         dimensions: Values in a row.
         dtype: Type of a value, one of DTYPES.
     """
@@ -46,18 +46,18 @@ class VectorFile:
         self.name = file_name(generation)
         self.path = folder.path / self.name
         self.width = dimensions * dtype.itemsize
-        # Full blocks never change once they are named, so one look at each is enough for a process.
-        self._seen: NDArray[np.bool_] = np.zeros(0, dtype=bool)
-        self._last: tuple[int, int] = (0, 0)  # rows and digest of the part of a block checked last
+        # A full block never changes once it is committed, so a process checks it only once.
+        self._checked: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._partial: tuple[int, int] = (0, 0)  # rows of the file and digest, of the partial block checked last
 
     @contextmanager
     def appending(self, before: int, database: Database) -> Iterator[Callable[[NDArray[Any]], None]]:
         """Yield a function that writes rows (n, dimensions) after the first `before`, within a transaction.
 
-        At the end they are synced, and their blocks' digests are in the transaction.
+        On exit the rows are synced, and their blocks' digests are part of the transaction.
 
         Raises:
-            StoreError: The disk is full or fails. Nothing that a commit names has changed.
+            StoreError: The disk is full or fails. Rows of earlier commits are unchanged.
         """
         size = ROWS * self.width
         block, inside = divmod(before, ROWS)
@@ -78,12 +78,12 @@ class VectorFile:
                     nonlocal pending, block
                     raw = np.ascontiguousarray(vectors, dtype=self.dtype).tobytes()
                     file.write(raw)
-                    whole = memoryview(pending + raw)
-                    full = len(whole) // size * size
+                    data = memoryview(pending + raw)
+                    full = len(data) // size * size
                     for start in range(0, full, size):
-                        digests.append((block, _signed(xxhash.xxh3_64_intdigest(whole[start : start + size]))))
+                        digests.append((block, _signed(xxhash.xxh3_64_intdigest(data[start : start + size]))))
                         block += 1
-                    pending = bytes(whole[full:])
+                    pending = bytes(data[full:])
 
                 yield write
                 if pending:
@@ -102,10 +102,11 @@ class VectorFile:
             raise self._damaged(block)
 
     def _damaged(self, block: int) -> IndexCorruptedError:
-        return IndexCorruptedError(f"{self.path}: rows {block * ROWS} to {block * ROWS + ROWS - 1} are not as written")
+        first, last = block * ROWS, block * ROWS + ROWS - 1
+        return IndexCorruptedError(f"{self.path}: rows {first} to {last} do not match their checksum")
 
     def map(self, rows: int) -> tuple[NDArray[Any], Mapped | None]:
-        """The first `rows` rows, (rows, dimensions), mapped and not yet checked, and the map they lie in.
+        """The first `rows` rows, mapped and not yet checked, (rows, dimensions), and their map.
 
         Raises:
             IndexCorruptedError: The file is missing or too short.
@@ -113,78 +114,80 @@ class VectorFile:
         if rows == 0:
             return np.empty((0, self.dimensions), dtype=self.dtype), None
         try:
-            whole = self.folder.map(self.name, rows * self.width)
+            file_map = self.folder.map(self.name, rows * self.width)
         except FileNotFoundError as error:
             raise IndexCorruptedError(f"{self.path} has 0 bytes; expected at least {rows * self.width}") from error
-        return whole.bytes.view(self.dtype).reshape(rows, self.dimensions), whole
+        return file_map.bytes.view(self.dtype).reshape(rows, self.dimensions), file_map
 
     def check(self, vectors: NDArray[Any], blocks: Int64 | None, run: Run) -> None:
-        """Compare blocks of mapped rows with their digests as of the snapshot, those not seen before; None is all.
+        """Check mapped rows against the snapshot's digests, skipping blocks already checked; `blocks` None is all.
 
         Raises:
-            IndexCorruptedError: A block is not as it was written.
+            IndexCorruptedError: A block does not match its digest.
         """
         rows = len(vectors)
         last = (rows - 1) // ROWS if rows else -1
         self._reserve(last + 1)
-        wanted = np.flatnonzero(~self._seen[: last + 1]) if blocks is None else blocks[~self._seen[blocks]]
-        if not len(wanted):
+        pending = np.flatnonzero(~self._checked[: last + 1]) if blocks is None else blocks[~self._checked[blocks]]
+        if not len(pending):
             return
-        digests = self._digests(wanted, run)
-        known = self._last
-        if rows % ROWS and wanted[-1] == last and known == (rows, digests.get(last)):
-            wanted = wanted[:-1]
+        digests = self._digests(pending, run)
+        partial = self._partial
+        if rows % ROWS and pending[-1] == last and partial == (rows, digests.get(last)):
+            pending = pending[:-1]
         flat = vectors.reshape(-1).view(np.uint8)
-        step = -(-len(wanted) // THREADS)
-        if len(wanted) > 64 and THREADS > 1:
+        step = -(-len(pending) // THREADS)
+        if len(pending) > 64 and THREADS > 1:
             with ThreadPoolExecutor(THREADS) as pool:
-                parts = [wanted[start : start + step] for start in range(0, len(wanted), step)]
-                wrong = [x for x in pool.map(lambda part: self._wrong(flat, part, digests), parts) if x is not None]
+                parts = [pending[start : start + step] for start in range(0, len(pending), step)]
+                first_damaged = pool.map(lambda part: self._first_damaged(flat, part, digests), parts)
+                damaged = [block for block in first_damaged if block is not None]
         else:
-            wrong = [x for x in [self._wrong(flat, wanted, digests)] if x is not None]
-        if wrong:
-            raise self._damaged(min(wrong))
-        self._seen[wanted] = True
-        if rows % ROWS and len(wanted) and wanted[-1] == last:
-            self._seen[last] = False
-            self._last = (rows, digests[last])
+            damaged = [block for block in [self._first_damaged(flat, pending, digests)] if block is not None]
+        if damaged:
+            raise self._damaged(min(damaged))
+        self._checked[pending] = True
+        if rows % ROWS and len(pending) and pending[-1] == last:
+            self._checked[last] = False
+            self._partial = (rows, digests[last])
 
     def faults(self, vectors: NDArray[Any], run: Run) -> list[str]:
-        """Every damaged block of mapped rows, in words; nothing is taken as seen."""
+        """A message for every damaged block of mapped rows; checks all of them again."""
         blocks = np.arange(-(-len(vectors) // ROWS))
         if not len(blocks):
             return []
         digests = self._digests(blocks, run)
         flat = vectors.reshape(-1).view(np.uint8)
-        return [str(self._damaged(int(b))) for b in blocks if self._wrong(flat, [int(b)], digests) is not None]
+        return [str(self._damaged(int(b))) for b in blocks if self._first_damaged(flat, [int(b)], digests) is not None]
 
     def _reserve(self, blocks: int) -> None:
-        if blocks > len(self._seen):
-            grown = np.zeros(max(blocks, 2 * len(self._seen)), dtype=bool)
-            grown[: len(self._seen)] = self._seen
-            self._seen = grown
+        if blocks > len(self._checked):
+            grown = np.zeros(max(blocks, 2 * len(self._checked)), dtype=bool)
+            grown[: len(self._checked)] = self._checked
+            self._checked = grown
 
     @staticmethod
-    def _digests(wanted: Int64, run: Run) -> dict[int, int]:
-        if len(wanted) > 2000:
+    def _digests(blocks: Int64, run: Run) -> dict[int, int]:
+        if len(blocks) > 2000:
             rows = run(
-                "SELECT block, digest FROM blocks WHERE block BETWEEN ? AND ?", (int(wanted[0]), int(wanted[-1]))
+                "SELECT block, digest FROM blocks WHERE block BETWEEN ? AND ?", (int(blocks[0]), int(blocks[-1]))
             )
             return dict(rows.fetchall())
-        found: dict[int, int] = {}
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500].tolist()
+        digests: dict[int, int] = {}
+        for start in range(0, len(blocks), 500):
+            part = blocks[start : start + 500].tolist()
             marks = ",".join("?" * len(part))
-            found.update(run(f"SELECT block, digest FROM blocks WHERE block IN ({marks})", part).fetchall())
-        return found
+            digests.update(run(f"SELECT block, digest FROM blocks WHERE block IN ({marks})", part).fetchall())
+        return digests
 
-    def _wrong(self, flat: NDArray[np.uint8], blocks: Sequence[int] | Int64, digests: dict[int, int]) -> int | None:
+    def _first_damaged(
+        self, flat: NDArray[np.uint8], blocks: Sequence[int] | Int64, digests: dict[int, int]
+    ) -> int | None:
         size = ROWS * self.width
-        for block in blocks:
-            place = int(block)
-            part = flat[place * size : (place + 1) * size]
-            if _signed(xxhash.xxh3_64_intdigest(part.data)) != digests.get(place):
-                return place
+        for number in map(int, blocks):
+            part = flat[number * size : (number + 1) * size]
+            if _signed(xxhash.xxh3_64_intdigest(part.data)) != digests.get(number):
+                return number
         return None
 
 

@@ -47,15 +47,15 @@ class _Tokenizes(Protocol):
 
 def token_starts(embedder: _Tokenizes, text: str) -> Int64:
     """First characters (n,) of an embedder's tokens of a text."""
-    found, at = [], 0
+    starts, at = [], 0
     while at < len(text):
         stop = at + SLAB
         if stop < len(text):
             stop = max(text.rfind("\n", at, stop), text.rfind(" ", at, stop), at) + 1
             stop = stop if stop > at + 1 else at + SLAB
-        found.append(embedder.spans(text[at:stop])[:, 0] + at)
+        starts.append(embedder.spans(text[at:stop])[:, 0] + at)
         at = stop
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+    return np.concatenate(starts) if starts else np.empty(0, dtype=np.int64)
 
 
 def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = "rows") -> list[Cut]:
@@ -160,12 +160,12 @@ def _sentence_ends(part: str) -> list[int]:
             stop = stop if stop > at + 1 else at + BLOCK
         blank = BLANK.search(part, at, stop)
         stop = blank.end() if blank else min(stop, len(part))
-        found = [at + sentence["end_index"] for sentence in sentencex.get_sentence_boundaries("en", part[at:stop])]
+        boundaries = [at + sentence["end_index"] for sentence in sentencex.get_sentence_boundaries("en", part[at:stop])]
         # A block that is cut off in the midst of a sentence: the next begins with that sentence.
-        if stop < len(part) and not blank and len(found) > 1:
-            found.pop()
-            stop = found[-1]
-        ends += found
+        if stop < len(part) and not blank and len(boundaries) > 1:
+            boundaries.pop()
+            stop = boundaries[-1]
+        ends += boundaries
         at = stop
     return ends
 
@@ -235,7 +235,7 @@ def _ends_paragraph(text: str, piece: _Piece) -> bool:
 def _step_back(pieces: Sequence[_Piece], begin: int, end: int, size: int, overlap: int) -> int:
     """First piece of the next passage: as many whole pieces before `end` as the overlap allows.
 
-    What is repeated must leave room for the piece that is new, or the next passage would hold nothing else.
+    What is repeated must leave space for the next new piece, or the next passage would hold nothing else.
     """
     start, repeated = end, 0
     allowed = min(overlap, size - pieces[end].tokens)

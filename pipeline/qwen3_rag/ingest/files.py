@@ -108,10 +108,10 @@ class File:
         except UnicodeDecodeError as error:
             from charset_normalizer import from_bytes
 
-            found = from_bytes(self.bytes[: 1 << 18]).best()
-            if found is None:
+            match = from_bytes(self.bytes[: 1 << 18]).best()
+            if match is None:
                 raise IngestError(f"{self.path}: not UTF-8 at byte {error.start}, and no other encoding fits") from None
-            return found.encoding
+            return match.encoding
         return "utf-8"
 
     @property

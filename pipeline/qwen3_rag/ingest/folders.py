@@ -34,7 +34,7 @@ class Folders:
         embedder: What embeds their passages.
         settings: How they are cut.
         roots: Full paths.
-        selection: Which files of the folders are wanted.
+        selection: Which files of the folders to read.
         remove: Whether documents are removed whose files are gone.
         strict: Whether a file that cannot be read ends the run.
         largest: Bytes of a file that is read as a whole; formats with a document each line are streamed.
@@ -60,7 +60,7 @@ class Folders:
 
     @staticmethod
     def roots_of(paths: Paths) -> list[Path]:
-        """Full paths of what was given, a single path or several.
+        """Full paths of a path or a list of paths.
 
         Raises:
             IngestError: One is not there.
@@ -138,7 +138,7 @@ class Folders:
             watch_filter=None,
             debounce=int(SETTLING * 1000),
             rust_timeout=60_000,
-            yield_on_timeout=True,  # a change missed, on a network drive for instance, is found a minute later
+            yield_on_timeout=True,  # a change missed, on a network drive for instance, is noticed a minute later
             raise_interrupt=False,
         )
         for _ in changes:

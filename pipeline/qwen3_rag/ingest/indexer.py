@@ -123,7 +123,7 @@ def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArr
 
 
 def _digest(text: str) -> bytes:
-    """A name for what was embedded, by which its vector is found again."""
+    """The digest of an embedded text, by which its vector is looked up."""
     return hashlib.sha256(text.encode()).digest()[:DIGEST]
 
 
@@ -144,8 +144,8 @@ def add_documents(
     store: Store, embedder: EmbedderProtocol, settings: Settings, documents: Sequence[Document], show_progress: bool
 ) -> IndexReport:
     """Write documents in one commit; those the store has as they are cost nothing, and no text is embedded twice."""
-    held = dict(zip((d.id for d in documents), store.get([d.id for d in documents]), strict=True))
-    new = [document for document in documents if not same_as_stored(document, held[document.id])]
+    stored = dict(zip((d.id for d in documents), store.get([d.id for d in documents]), strict=True))
+    new = [document for document in documents if not same_as_stored(document, stored[document.id])]
     if not new:
         return IndexReport(unchanged=len(documents))
     prepared = [prepare(Parsed(document), embedder, settings) for document in new]

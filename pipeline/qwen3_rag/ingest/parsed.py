@@ -80,9 +80,10 @@ class Outline:
 
     def path(self, title: str | None) -> tuple[str, ...]:
         """Headings above, without the first where the title is that, or that and the name of what it is part of."""
-        found = tuple(text for _, text in self._above)
+        headings = tuple(text for _, text in self._above)
         name = heading(title or "")
-        return found[1:] if found and (name.startswith(found[0]) or name.endswith(found[0])) else found
+        same = headings and (name.startswith(headings[0]) or name.endswith(headings[0]))
+        return headings[1:] if same else headings
 
 
 @dataclass

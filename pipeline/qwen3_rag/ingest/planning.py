@@ -10,7 +10,7 @@ import xxhash
 from qwen3_rag.errors import IngestError
 from qwen3_rag.index.sources import SourceRow
 from qwen3_rag.ingest.readers import has_reader
-from qwen3_rag.ingest.walking import Found, Selection, Walk
+from qwen3_rag.ingest.walking import FileEntry, Selection, Walk
 from qwen3_rag.records import IndexReport
 
 __all__ = ["NOTHING_TO_READ", "Plan", "digest_of", "look", "row_of"]
@@ -35,8 +35,8 @@ class Plan:
         skipped: Paths that could not be looked at, and why.
     """
 
-    new: list[Found] = field(default_factory=list)
-    changed: list[Found] = field(default_factory=list)
+    new: list[FileEntry] = field(default_factory=list)
+    changed: list[FileEntry] = field(default_factory=list)
     moved: dict[str, str] = field(default_factory=dict)
     touched: list[SourceRow] = field(default_factory=list)
     unchanged: int = 0
@@ -46,7 +46,7 @@ class Plan:
     def report(self) -> IndexReport:
         """What it comes to, before anything is read."""
         actions = [("new", str(f.path)) for f in self.new if str(f.path) not in self.moved]
-        actions += [("changed", str(found.path)) for found in self.changed]
+        actions += [("changed", str(entry.path)) for entry in self.changed]
         actions += [("moved", f"{before} -> {path}") for path, before in self.moved.items()]
         moved = set(self.moved.values())
         actions += [("removed", path) for path in self.gone if path not in moved]
@@ -59,7 +59,7 @@ class Plan:
         )
 
     @property
-    def to_read(self) -> list[Found]:
+    def to_read(self) -> list[FileEntry]:
         """The files that have to be opened."""
         return [*self.changed, *self.new]
 
@@ -76,7 +76,7 @@ def look(
 
     Args:
         roots: Files and folders, full paths.
-        selection: Which files are wanted.
+        selection: Which files to read.
         known: What was noted of files at and below the roots, by path.
         remove: Whether files that are no more count as gone.
         emptied: Whether they do even where a root has no entry left; else that counts as a drive that is not there.
@@ -85,23 +85,23 @@ def look(
     plan = Plan()
     walk = Walk(roots, selection)
     here: set[str] = set()
-    for found in walk:
-        path = str(found.path)
+    for entry in walk:
+        path = str(entry.path)
         here.add(path)
         row = known.get(path)
         if row is None:
-            plan.new.append(found)
+            plan.new.append(entry)
         elif reread:
-            plan.changed.append(found)
-        elif (row.size, row.changed) == (found.size, found.changed):
-            if row.digest == NOTHING_TO_READ and has_reader(found.path):
-                plan.new.append(found)
+            plan.changed.append(entry)
+        elif (row.size, row.changed) == (entry.size, entry.changed):
+            if row.digest == NOTHING_TO_READ and has_reader(entry.path):
+                plan.new.append(entry)
             else:
                 plan.unchanged += 1
-        elif row.size != found.size:
-            plan.changed.append(found)
+        elif row.size != entry.size:
+            plan.changed.append(entry)
         else:
-            _compare(plan, found, row)
+            _compare(plan, entry, row)
     plan.skipped += walk.skipped
     if remove:
         unread = tuple(
@@ -125,17 +125,17 @@ def _missing(plan: Plan, walk: Walk, known: Mapping[str, SourceRow]) -> list[Pat
     return missing
 
 
-def _compare(plan: Plan, found: Found, row: SourceRow) -> None:
+def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
     try:
-        same = row.digest != NOTHING_TO_READ and digest_of(found.path) == row.digest
+        same = row.digest != NOTHING_TO_READ and digest_of(entry.path) == row.digest
     except OSError as error:
-        plan.skipped.append((str(found.path), f"cannot be read: {error.strerror or error}"))
+        plan.skipped.append((str(entry.path), f"cannot be read: {error.strerror or error}"))
         return
     if same:
-        plan.touched.append(row_of(found, row.digest))
+        plan.touched.append(row_of(entry, row.digest))
         plan.unchanged += 1
     else:
-        plan.changed.append(found)
+        plan.changed.append(entry)
 
 
 def _find_moved(plan: Plan, known: Mapping[str, SourceRow]) -> None:
@@ -144,14 +144,14 @@ def _find_moved(plan: Plan, known: Mapping[str, SourceRow]) -> None:
     for path in plan.gone:
         gone.setdefault((known[path].size, known[path].digest), []).append(path)
     sizes = {size for size, _ in gone}
-    for found in plan.new:
-        if found.size in sizes and found.size:
+    for entry in plan.new:
+        if entry.size in sizes and entry.size:
             try:
-                before = gone.get((found.size, digest_of(found.path)))
+                before = gone.get((entry.size, digest_of(entry.path)))
             except OSError:
                 continue  # reading it will say so
             if before:
-                plan.moved[str(found.path)] = before.pop()
+                plan.moved[str(entry.path)] = before.pop()
 
 
 def digest_of(path: Path) -> bytes:
@@ -167,20 +167,20 @@ def digest_of(path: Path) -> bytes:
     return hashed.digest()
 
 
-def row_of(found: Found, digest: bytes) -> SourceRow:
+def row_of(entry: FileEntry, digest: bytes) -> SourceRow:
     """What is noted of a file."""
-    settled = time.time_ns() - found.changed > TICK
-    return SourceRow(str(found.path), found.size, found.changed if settled else 0, digest)
+    settled = time.time_ns() - entry.changed > TICK
+    return SourceRow(str(entry.path), entry.size, entry.changed if settled else 0, digest)
 
 
-def still(found: Found) -> bool:
+def still(entry: FileEntry) -> bool:
     """Whether a file looks as it did.
 
     Raises:
         IngestError: It is not there any more.
     """
     try:
-        status = found.path.stat()
+        status = entry.path.stat()
     except OSError as error:
-        raise IngestError(f"{found.path}: {error.strerror or error}") from error
-    return (status.st_size, status.st_mtime_ns) == (found.size, found.changed)
+        raise IngestError(f"{entry.path}: {error.strerror or error}") from error
+    return (status.st_size, status.st_mtime_ns) == (entry.size, entry.changed)

@@ -25,7 +25,7 @@ from qwen3_rag.ingest.indexer import BATCH, Prepared, Vectors, prepare, vectors_
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.ingest.planning import NOTHING_TO_READ, digest_of, row_of, still
 from qwen3_rag.ingest.readers import has_reader, read, reader_of
-from qwen3_rag.ingest.walking import Found
+from qwen3_rag.ingest.walking import FileEntry
 from qwen3_rag.models.embedder import EmbedderProtocol
 from qwen3_rag.records import Document, IndexReport, same_as_stored
 from qwen3_rag.settings import Settings
@@ -58,7 +58,7 @@ class _Batch:
         self.carried |= part.carried
         self.origins |= part.origins
         self.read += part.read
-        # What came anew under the same name is not what was to be removed.
+        # A document that was added again under the same id stays.
         self.remove = [name for name in self.remove + part.remove if name not in part.origins]
         self.report += part.report
 
@@ -83,7 +83,7 @@ class Stream:
         store: Where they go.
         embedder: What embeds them.
         settings: How they are cut.
-        named: Paths that were given by name: of these, a kind that is not read is an error.
+        named: Paths passed explicitly; an unsupported kind among them is an error.
         moved: Paths that files had before, by their paths now.
         strict: Whether a file that cannot be read ends the run.
         largest: Bytes of a file that is read as a whole.
@@ -109,7 +109,7 @@ class Stream:
         self.moved, self.strict, self.largest, self.reread, self.done = moved, strict, largest, reread, done
         self._ended = threading.Event()
 
-    def run(self, files: Sequence[Found]) -> IndexReport:
+    def run(self, files: Sequence[FileEntry]) -> IndexReport:
         """Read the files and write what they hold.
 
         Raises:
@@ -139,7 +139,7 @@ class Stream:
         def embed(texts: list[str]) -> NDArray[np.float32]:
             return self.embedder.encode_document(texts)
 
-        found: Vectors = {}
+        embedded_vectors: Vectors = {}
         count = 0
         parts = [part for each in batch.prepared.values() for part in _slices(each)]
         group: list[Prepared] = []
@@ -147,14 +147,14 @@ class Stream:
             group.append(part)
             last = number == len(parts) - 1
             if last or sum(len(p.cuts) for p in group) >= BATCH:
-                vectors, embedded = vectors_of(group, self.store, self.embedder, embed, recent | found)
+                vectors, embedded = vectors_of(group, self.store, self.embedder, embed, recent | embedded_vectors)
                 if embedded and not last:
                     self.store.stage({digest: vectors[digest] for p in group for digest in p.digests})
-                wanted = {digest for p in group for digest in p.digests}
-                found |= {digest: vectors[digest] for digest in wanted}
+                digests = {digest for p in group for digest in p.digests}
+                embedded_vectors |= {digest: vectors[digest] for digest in digests}
                 count += embedded
                 group = []
-        return found, count
+        return embedded_vectors, count
 
     def _write(self, batch: _Batch, vectors: Vectors) -> int:
         documents = ((each.document, each.rows(vectors)) for each in batch.prepared.values())
@@ -164,8 +164,8 @@ class Stream:
         self.done(batch.report.files + len(batch.report.skipped), batch.passages)
         return commit
 
-    def _ahead(self, files: Sequence[Found]) -> Iterator[_Batch]:
-        """Batches, made in a thread of their own."""
+    def _ahead(self, files: Sequence[FileEntry]) -> Iterator[_Batch]:
+        """Batches, prepared in a separate thread."""
         waiting: queue.Queue[_Batch | BaseException | None] = queue.Queue(AHEAD)
 
         def put(item: _Batch | BaseException | None) -> None:
@@ -197,11 +197,11 @@ class Stream:
             self._ended.set()
             thread.join()
 
-    def _batches(self, files: Sequence[Found]) -> Iterator[_Batch]:
+    def _batches(self, files: Sequence[FileEntry]) -> Iterator[_Batch]:
         batch = _Batch()
-        for found in files:
+        for entry in files:
             try:
-                for part in self._file(found):
+                for part in self._file(entry):
                     batch.take(part)
                     if batch.full:
                         yield batch
@@ -210,27 +210,27 @@ class Stream:
                 if self.strict:
                     yield batch
                     raise
-                reason = str(error).removeprefix(f"{found.path}: ")
-                batch.report += IndexReport(skipped=((str(found.path), reason),))
+                reason = str(error).removeprefix(f"{entry.path}: ")
+                batch.report += IndexReport(skipped=((str(entry.path), reason),))
         if not batch.empty:
             yield batch
 
-    def _file(self, found: Found) -> Iterator[_Batch]:
+    def _file(self, entry: FileEntry) -> Iterator[_Batch]:
         """What a file brings, in parts; the last part says that it was read to its end."""
-        path = str(found.path)
+        path = str(entry.path)
         before = set(self.store.sources.documents(path))
-        if self._nothing_to_read(found):
-            row = row_of(found, NOTHING_TO_READ)
+        if self._nothing_to_read(entry):
+            row = row_of(entry, NOTHING_TO_READ)
             yield _Batch(read=[row], remove=sorted(before), report=IndexReport(ignored=1, removed=len(before)))
             return
-        digest = _digest(found.path)
-        documents = read(found.path, self.largest)
+        digest = _digest(entry.path)
+        documents = read(entry.path, self.largest)
         group = list(islice(documents, LOOKED_UP))
         if len(group) == LOOKED_UP:
             # Read through before anything is written, so that nothing of a file stays that breaks off in its midst.
             for _ in documents:
                 pass
-            documents = read(found.path, self.largest)
+            documents = read(entry.path, self.largest)
             group = list(islice(documents, LOOKED_UP))
         elif (carried := self._carried(path, group)) is not None:
             yield carried
@@ -239,19 +239,19 @@ class Stream:
             yield self._compared(path, group)
             before -= {parsed.document.id for parsed in group}
             group = list(islice(documents, LOOKED_UP))
-        if not still(found):
+        if not still(entry):
             raise IngestError(f"{path}: changed while it was read; the next run reads it again")
         report = IndexReport(files=1, removed=len(before))
-        yield _Batch(read=[row_of(found, digest)], remove=sorted(before), report=report)
+        yield _Batch(read=[row_of(entry, digest)], remove=sorted(before), report=report)
 
-    def _nothing_to_read(self, found: Found) -> bool:
+    def _nothing_to_read(self, entry: FileEntry) -> bool:
         """Whether a file is of no kind that is read; one that claims to be by its name is an error instead."""
-        file = File(found.path, self.largest)
+        file = File(entry.path, self.largest)
         try:
-            nothing = reader_of(file) is None and not has_reader(found.path)
-            return nothing and str(found.path) not in self.named
+            nothing = reader_of(file) is None and not has_reader(entry.path)
+            return nothing and str(entry.path) not in self.named
         except OSError as error:
-            raise IngestError(f"{found.path}: cannot be read: {error.strerror or error}") from error
+            raise IngestError(f"{entry.path}: cannot be read: {error.strerror or error}") from error
 
     def _carried(self, path: str, group: Sequence[Parsed]) -> _Batch | None:
         """A moved file's only document, with the passages and vectors that it had where it was."""
@@ -259,8 +259,8 @@ class Stream:
         if len(group) != 1 or len(before) != 1 or before[0] == group[0].document.id:
             return None
         document = group[0].document
-        (held,) = self.store.get(before)
-        if held is None or held.text != document.text:
+        (stored,) = self.store.get(before)
+        if stored is None or stored.text != document.text:
             return None
         report = IndexReport(documents=1, moved=1)
         rows = self.store.rows_of(before[0])
@@ -271,14 +271,14 @@ class Stream:
     def _compared(self, path: str, group: Sequence[Parsed]) -> _Batch:
         """Documents beside those of the store: what is new among them is cut."""
         names = [parsed.document.id for parsed in group]
-        held = dict(zip(names, self.store.get(names), strict=True))
+        stored = dict(zip(names, self.store.get(names), strict=True))
         new = {
             parsed.document.id: parsed
             for parsed in group
-            if self.reread or not same_as_stored(parsed.document, held[parsed.document.id])
+            if self.reread or not same_as_stored(parsed.document, stored[parsed.document.id])
         }
         prepared = {name: prepare(parsed, self.embedder, self.settings) for name, parsed in new.items()}
-        report = IndexReport(documents=len(new), unchanged=len(held) - len(new))
+        report = IndexReport(documents=len(new), unchanged=len(stored) - len(new))
         return _Batch(prepared=prepared, origins=dict.fromkeys(names, path), report=report)
 
 

@@ -12,13 +12,13 @@ from qwen3_rag.arguments import as_path, text_list
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 from qwen3_rag.index.database import FILE
 
-__all__ = ["Found", "Selection", "Walk"]
+__all__ = ["FileEntry", "Selection", "Walk"]
 
 IGNORE = ".gitignore"
 
 
 @dataclass(frozen=True)
-class Found:
+class FileEntry:
     """A file: its full path, its size in bytes, and the time of its last change in nanoseconds."""
 
     path: Path
@@ -28,13 +28,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which files of a folder are wanted.
+    """Which files of a folder to read.
 
     Attributes:
         include: Globs, as in .gitignore, of which a file must meet one; none is all files.
         exclude: Globs of files and folders that are left out.
-        hidden: Whether names that begin with a dot are wanted.
-        ignored: Whether files are wanted that a .gitignore names.
+        hidden: Whether to read names that begin with a dot.
+        ignored: Whether to read files that a .gitignore excludes.
         follow_links: Whether symbolic links are followed.
     """
 
@@ -62,7 +62,7 @@ class Walk:
 
     Attributes:
         roots: Files and folders, full paths.
-        selection: Which files are wanted.
+        selection: Which files to read.
         unread: Folders that could not be read; what lies below them is not known.
         empty: Roots without a single entry, as a drive that is not there leaves them.
         skipped: What was passed over, and why.
@@ -76,48 +76,48 @@ class Walk:
 
     @staticmethod
     def roots_of(paths: Sequence[str | Path]) -> list[Path]:
-        """Full paths of the files and folders given.
+        """Full paths of files and folders.
 
         Raises:
             IngestError: One is not there, or cannot be looked at.
         """
-        found = []
-        for given in paths:
-            path = as_path(given, "path").absolute()
+        full = []
+        for name in paths:
+            path = as_path(name, "path").absolute()
             try:
                 path = path.resolve(strict=True)
                 path.stat()
             except (OSError, RuntimeError) as error:
                 why = "no such file or folder" if isinstance(error, FileNotFoundError) else str(error)
-                raise IngestError(f"{given}: {why}") from error
-            found.append(path)
-        return list(dict.fromkeys(found))
+                raise IngestError(f"{name}: {why}") from error
+            full.append(path)
+        return list(dict.fromkeys(full))
 
-    def __iter__(self) -> Iterator[Found]:
-        """The files wanted, each once, folder by folder in the order of their names."""
+    def __iter__(self) -> Iterator[FileEntry]:
+        """The selected files, each once, folder by folder in the order of their names."""
         seen: set[str] = set()
         include, exclude = (GitIgnoreSpec.from_lines(getattr(self.selection, n)) for n in ("include", "exclude"))
         self._include, self._exclude = include if self.selection.include else None, exclude
         for root in self.roots:
             if root.is_dir():
-                found = self._folder(str(root), str(root), _rules_above(root), ())
+                files = self._folder(str(root), str(root), _rules_above(root), ())
             else:
-                found = self._file(os.fspath(root), root.stat())
-            for file in found:
+                files = self._file(os.fspath(root), root.stat())
+            for file in files:
                 if str(file.path) not in seen:
                     seen.add(str(file.path))
                     yield file
 
-    def _file(self, path: str, status: os.stat_result) -> Iterator[Found]:
+    def _file(self, path: str, status: os.stat_result) -> Iterator[FileEntry]:
         try:
             path.encode()
         except UnicodeEncodeError:
             self.skipped.append((repr(os.fsencode(path)), "its name is not UTF-8"))
             return
         if stat.S_ISREG(status.st_mode):
-            yield Found(Path(path), status.st_size, status.st_mtime_ns)
+            yield FileEntry(Path(path), status.st_size, status.st_mtime_ns)
 
-    def _folder(self, root: str, folder: str, rules: Rules, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+    def _folder(self, root: str, folder: str, rules: Rules, above: tuple[tuple[int, int], ...]) -> Iterator[FileEntry]:
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -140,7 +140,7 @@ class Walk:
 
     def _entry(
         self, root: str, entry: os.DirEntry[str], rules: Rules, above: tuple[tuple[int, int], ...]
-    ) -> Iterator[Found]:
+    ) -> Iterator[FileEntry]:
         if entry.name.startswith(".") and not self.selection.hidden:
             return
         links = self.selection.follow_links
@@ -183,6 +183,6 @@ def _rules_above(root: Path) -> Rules:
 def _ignored(path: str, rules: Rules) -> bool:
     ignored = False
     for folder, spec in rules:
-        if (said := spec.check_file(path[len(folder) :]).include) is not None:
-            ignored = said
+        if (decision := spec.check_file(path[len(folder) :]).include) is not None:
+            ignored = decision
     return ignored

@@ -1,1 +1,1 @@
-"""Everything that runs a transformer: text to ids, packing, attention, decoders, embedders, rerankers."""
+"""Runs the models: tokenizing, packing, attention, decoders, embedders and rerankers."""

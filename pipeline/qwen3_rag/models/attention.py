@@ -1,7 +1,7 @@
 """Causal attention within each sequence of a packed batch; one function per device family.
 
-Registered with transformers under the name `IMPLEMENTATION`, so that the stock modelling code calls it in every layer.
-A segment's tokens see their prefix whole and their own segment up to themselves.
+Registered with transformers as `IMPLEMENTATION`, so that the stock modelling code calls it in every layer. A token
+attends to its sequence's whole prefix, and to its own sequence up to itself.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
-from qwen3_rag.models.blockwise import blockwise, fused, written_out
+from qwen3_rag.models.blockwise import blockwise, fused, unfused
 from qwen3_rag.models.packing import Layout
 from qwen3_rag.models.varlen import Varlen, varlen
 
@@ -25,44 +25,44 @@ __all__ = ["IMPLEMENTATION", "Attention", "Batch", "choose", "current", "number_
 IMPLEMENTATION = "qwen3_rag_packed"
 CHOICES = ("auto", "flash", "sdpa", "math")
 
-# (T, H, D) queries; (T, H_kv, D) keys and values; layout; layer; scale; only the last rows -> (rows, H, D)
+# (T, H, D) queries; (T, H_kv, D) keys and values; layout; layer; scale; last rows only -> (rows, H, D)
 Attention = Callable[[Tensor, Tensor, Tensor, Layout, int, float, bool], Tensor]
 
 
-def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, Attention]:
-    """The attention function for a device, and its name.
+def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[str, Attention]:
+    """Choose the attention function for a device; returns its full name and the function.
 
     Args:
-        wanted: "auto", "flash" (flash-attn's own kernels), "sdpa" (PyTorch's, on any device) or "math" (matrix
-            products and a softmax written out, on any device).
-        device: Where the model is.
-        dtype: What it computes in; the flash kernels take 16-bit types only.
+        name: "auto", "flash" (flash-attn's kernels), "sdpa" (PyTorch's fused attention, any device) or "math"
+            (separate matrix products and softmax, any device).
+        device: The model's device.
+        dtype: The type to compute in; the flash kernels take 16-bit types only.
 
     Raises:
-        UnknownNameError: Another name.
+        UnknownNameError: The name is unknown.
         MissingDependencyError: "flash" without the package flash-attn.
-        InvalidArgumentError: "flash" on a CPU, on a GPU before Ampere, or in float32.
+        InvalidArgumentError: "flash" on a CPU, on a GPU older than Ampere, or in float32.
     """
-    if wanted not in CHOICES:
-        raise UnknownNameError("attention", wanted, list(CHOICES))
-    if wanted == "math" or (wanted == "auto" and device.type == "cpu"):
-        return "math", partial(blockwise, inner=written_out)
+    if name not in CHOICES:
+        raise UnknownNameError("attention", name, list(CHOICES))
+    if name == "math" or (name == "auto" and device.type == "cpu"):
+        return "math", partial(blockwise, inner=unfused)
     fits = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     installed = importlib.util.find_spec("flash_attn") is not None
-    if wanted == "flash" and not fits:
+    if name == "flash" and not fits:
         raise InvalidArgumentError(
             f"attention='flash' with device={device.type!r} and dtype={dtype}; expected a CUDA device and a 16-bit "
             "dtype, or attention='auto'"
         )
-    if wanted == "flash" and not installed:
+    if name == "flash" and not installed:
         raise MissingDependencyError("flash-attn", "attention='flash'", "pip install flash-attn --no-build-isolation")
     # Both kernels need Ampere or later.
     modern = fits and torch.cuda.get_device_capability(device) >= (8, 0)
-    if wanted == "flash" and not modern:
+    if name == "flash" and not modern:
         raise InvalidArgumentError(
             f"attention='flash' on {torch.cuda.get_device_name(device)}; expected Ampere or later"
         )
-    if wanted == "sdpa" or not modern:
+    if name == "sdpa" or not modern:
         return "sdpa", partial(blockwise, inner=fused)
     if installed:
         return "flash-attn varlen", partial(varlen, kernel=_flash_attn())
@@ -84,9 +84,9 @@ def _torch_varlen() -> Varlen:
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, n: int, m: int, scale: float) -> Tensor:
         shared = q.shape[1] // k.shape[1]
-        # torch 2.11 has no grouped queries here; repeating the heads serves both versions.
+        # torch 2.11 has no grouped-query attention here; repeating the heads works in every version.
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-        # A window of (-1, 0) is causal, aligned at the sequences' ends: earlier keys (the prefix) are all seen.
+        # A window of (-1, 0) is causal, aligned at the ends of queries and keys, so the whole prefix is visible.
         out = varlen_attn(q, k, v, cu_q, cu_k, n, m, scale=scale, window_size=(-1, 0))
         return out if isinstance(out, Tensor) else out[0]
 
@@ -95,15 +95,15 @@ def _torch_varlen() -> Varlen:
 
 @dataclass
 class Batch:
-    """The batch that a thread is running; what the attention of every layer needs beside its tensors.
+    """The batch that a thread is running: what each layer's attention needs besides its tensors.
 
     Attributes:
-        layout: How its rows divide.
-        attend: The attention function.
-        stage: "all" rows attend; "keys": keys and values of all rows are kept, nothing attends; "last": only the
-            last row of each segment attends, to the keys and values kept.
-        kept: Keys and values (T, H_kv, D) of the stage "keys".
-        layers: Layers that called so far; for the check that each does.
+        layout: The sequences of the batch.
+        attend: Attention function.
+        stage: "all": every row attends; "keys": store the keys and values of all rows, without attention; "last": the
+            last row of each sequence attends to the stored keys and values.
+        kept: Keys and values (T, H_kv, D) stored in the stage "keys".
+        layers: Number of attention calls so far, to check that every layer makes one.
     """
 
     layout: Layout
@@ -117,7 +117,7 @@ def current() -> Batch:
     """The batch that this thread is running.
 
     Raises:
-        ModelError: There is none.
+        ModelError: No batch is running.
     """
     if _current.batch is None:
         raise ModelError("a packed model was called without a batch; call it through its Decoder")
@@ -133,7 +133,7 @@ _current = _Current()
 
 @contextmanager
 def running(batch: Batch) -> Iterator[Batch]:
-    """Make `batch` the one that this thread's model runs on."""
+    """Set the batch that this thread is running."""
     _current.batch = batch
     try:
         yield batch
@@ -142,14 +142,14 @@ def running(batch: Batch) -> Iterator[Batch]:
 
 
 def _record(layout: Layout, k: Tensor, v: Tensor, layer: int) -> None:
-    for segment, start, stop in zip(layout.segments, layout.starts, layout.starts[1:], strict=False):
-        if segment.computes is not None:
-            # Copies: compiled code may use the rows' memory for something else once it is past this layer.
-            segment.computes.keys_values[layer] = (k[start:stop].clone(), v[start:stop].clone())
+    for sequence, start, stop in zip(layout.sequences, layout.starts, layout.starts[1:], strict=False):
+        if sequence.computes is not None:
+            # Copies, because compiled code may reuse this memory after the layer.
+            sequence.computes.keys_values[layer] = (k[start:stop].clone(), v[start:stop].clone())
 
 
-# Opaque to torch.compile, so that a whole layer is one graph whatever the batch looks like. The layer's number comes as
-# a tensor: as a Python number it would be a constant of the graph, and each layer would be compiled by itself.
+# Opaque to torch.compile, so that a layer is one graph for every batch. The layer's number is a tensor: as a Python
+# number it would be a constant of the graph, and each layer would be compiled separately.
 @torch.library.custom_op("qwen3_rag::attend", mutates_args=())
 def _attend(query: Tensor, key: Tensor, value: Tensor, layer: Tensor, scale: float) -> Tensor:
     batch = current()
@@ -180,18 +180,20 @@ def _packed(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: queries (1, H, T, D), keys and values (1, H_kv, T, D)."""
+    """Attention as transformers calls it in every layer: queries (1, H, T, D), keys and values (1, H_kv, T, D)."""
     unsupported = {
         name: options[name] for name in ("sliding_window", "softcap", "s_aux") if options.get(name) is not None
     }
     if unsupported or not getattr(module, "is_causal", True):
-        raise ModelError(f"{type(module).__name__} wants {unsupported or 'two-way attention'}; expected plain causal")
+        raise ModelError(
+            f"{type(module).__name__} needs {unsupported or 'bidirectional attention'}; expected plain causal attention"
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return _attend(query, key, value, module.number, scale)[None], None
 
 
 def number_layers(body: torch.nn.Module) -> None:
-    """Give every attention module its layer's number as a tensor, always on the CPU, where reading it costs nothing."""
+    """Store each attention module's layer number as a CPU tensor, which is cheap to read."""
     for module in body.modules():
         if isinstance(index := getattr(module, "layer_idx", None), int):
             object.__setattr__(module, "number", torch.tensor(index))
@@ -202,7 +204,7 @@ def _no_mask(*_: object, **__: object) -> None:
 
 
 def register() -> None:
-    """Make the packed attention known to transformers; doing so again changes nothing."""
+    """Register the packed attention with transformers; safe to call repeatedly."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(IMPLEMENTATION, _packed)

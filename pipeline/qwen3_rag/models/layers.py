@@ -1,4 +1,4 @@
-"""What is done to a stock decoder's layers once it is loaded: last tokens only, packed weights, compiled code."""
+"""Optimises the layers of a loaded decoder: last tokens only, packed weights, compiled code."""
 
 import copy
 import os
@@ -30,22 +30,22 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class _NoQueries(nn.Module):
-    """In the place of a projection whose result is not looked at."""
+    """Replaces a projection whose result is not used."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros of the shape wanted, without the memory."""
+        """Zeros of the projection's shape, without allocating them."""
         return x.new_zeros(1).expand(*x.shape[:-1], self.features)
 
 
 class LastTokens(nn.Module):
-    """A model's last layer, which needs keys and values of all tokens and everything else of the last ones only.
+    """A model's last layer: keys and values for all tokens, everything else only for each sequence's last token.
 
-    The stock layer is called twice: its attention without query and output projections, on all rows, for the keys and
-    values, which our attention function keeps; then whole, on the last rows.
+    It calls the stock layer twice: first its attention without query and output projections, on all rows, to store
+    the keys and values; then the whole layer, on the last rows.
 
     Args:
         layer: The stock decoder layer.
@@ -58,10 +58,10 @@ class LastTokens(nn.Module):
         twin._modules = dict(twin._modules)
         twin.q_proj = _NoQueries(layer.self_attn.q_proj.out_features)
         twin.o_proj = nn.Identity()
-        self._key_values = (twin,)  # a tuple, so that its weights are not listed twice
+        self._key_values = (twin,)  # in a tuple, so that PyTorch does not register its weights twice
 
     def forward(self, hidden_states: Tensor, position_embeddings: Any = None, **options: Any) -> Tensor:
-        """(1, T, hidden) to (1, n, hidden): one row for each sequence that has a result."""
+        """Map (1, T, hidden) to (1, n, hidden), one row for each sequence that has a result."""
         batch = attention.current()
         batch.stage = "keys"
         layer: Any = self.layer
@@ -72,14 +72,14 @@ class LastTokens(nn.Module):
         last = hidden_states.index_select(1, rows)
         cos, sin = position_embeddings
         options.pop("position_ids", None)
-        found: Tensor = layer(
+        output: Tensor = layer(
             last, position_embeddings=(cos.index_select(1, rows), sin.index_select(1, rows)), **options
         )
-        return found
+        return output
 
 
 def last_tokens_only(body: nn.Module) -> bool:
-    """Let the last layer compute only what the last tokens need; False where its parts are not named as expected."""
+    """Make the last layer compute only what the last tokens need; False if its parts have unexpected names."""
     layers = getattr(body, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not all(hasattr(layers[-1], part) for part in PARTS):
         return False
@@ -90,7 +90,7 @@ def last_tokens_only(body: nn.Module) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile can make code for a device here."""
+    """Whether torch.compile works for a device on this machine."""
     if device.type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
     if device.type == "cuda":
@@ -101,11 +101,11 @@ def can_compile(device: torch.device) -> bool:
 
 
 def prepare(body: nn.Module, dtype: torch.dtype) -> None:
-    """Do to a loaded decoder whatever pays without compiling.
+    """Apply the optimisations that need no compiling to a loaded decoder.
 
     Args:
-        body: A decoder whose attention is ours.
-        dtype: What was asked for; int8 quantises the linear layers.
+        body: A decoder with packed attention.
+        dtype: Requested type; int8 quantises the linear layers.
     """
     on_cpu = next(body.parameters()).device.type == "cpu"
     if dtype == torch.int8:
@@ -123,12 +123,12 @@ def _layers(body: nn.Module) -> nn.ModuleList:
 
 
 def compile_layers(body: nn.Module) -> None:
-    """Compile the layers, as one graph that all of them share and that serves every length."""
-    own: dict[Any, Any] = {}
+    """Compile the layers to one graph, which all of them share and which takes any length."""
+    copies: dict[Any, Any] = {}
     for layer in _inner(body):
         forward = type(layer).forward
-        own.setdefault(forward, _code_of_its_own(forward))
-        layer.forward = torch.compile(types.MethodType(own[forward], layer), dynamic=True, fullgraph=True)
+        copies.setdefault(forward, _copied(forward))
+        layer.forward = torch.compile(types.MethodType(copies[forward], layer), dynamic=True, fullgraph=True)
 
 
 def uncompile_layers(body: nn.Module) -> None:
@@ -138,18 +138,18 @@ def uncompile_layers(body: nn.Module) -> None:
 
 
 def compiled_attention(dtype: torch.dtype) -> attention.Attention:
-    """The attention by products and a softmax, the softmax compiled, for scores of a type on the CPU."""
+    """Unfused attention on the CPU with a compiled softmax, for scores of one type."""
     compiled = _compiled(blockwise.softmax)
 
     def softmax(scores: Tensor, seen: Tensor, scale: float) -> Tensor:
-        # Sizes of one are compiled apart.
+        # torch.compile would compile again for sizes of one.
         return (blockwise.softmax if min(scores.shape) < 2 else compiled)(scores, seen, scale)
 
-    # The compiler's code for many keys is another than for few: both are made now.
+    # Few and many keys compile to different code: compile both now.
     with torch.inference_mode():
         for keys in (300, MANY_KEYS):
             softmax(torch.zeros(40, keys, dtype=dtype), torch.zeros(40, dtype=torch.int64), 0.1)
-    return partial(blockwise.blockwise, inner=partial(blockwise.written_out, softmax=softmax))
+    return partial(blockwise.blockwise, inner=partial(blockwise.unfused, softmax=softmax))
 
 
 def _inner(body: nn.Module) -> list[nn.Module]:
@@ -162,11 +162,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def _code_of_its_own(function: Any) -> Any:
-    """A copy. torch.compile counts and keeps what it has compiled by code object, which other models may share."""
+def _copied(function: Any) -> Any:
+    """A copy with its own code object, because torch.compile caches by code object and other models share it."""
     code = function.__code__.replace()
-    made = types.FunctionType(
+    clone = types.FunctionType(
         code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    clone.__kwdefaults__ = function.__kwdefaults__
+    return clone

@@ -1,7 +1,7 @@
-"""Linear layers for the CPU: weights in the order its matrix units want, in 16 bits or quantised to 8.
+"""Linear layers for the CPU, with weights packed for its matrix units: 16-bit, or quantised to 8 bits.
 
-Both are opaque to torch.compile, which cannot trace packed weights: their weights are found by a number that travels
-as a tensor, so that all layers of a model share one compiled graph.
+Both are opaque to torch.compile, which cannot trace packed weights. A layer's weights are looked up by a number in a
+tensor, so that all layers of a model share one compiled graph.
 """
 
 import itertools
@@ -21,8 +21,8 @@ TYPICAL_ROWS = 2048
 
 @torch.library.custom_op("qwen3_rag::packed_linear", mutates_args=())
 def _packed_linear(x: Tensor, number: Tensor, features: int, dtype: torch.dtype) -> Tensor:
-    found: Tensor = _modules[int(number)].product(x.flatten(0, -2)).view(*x.shape[:-1], features)
-    return found
+    output: Tensor = _modules[int(number)].product(x.flatten(0, -2)).view(*x.shape[:-1], features)
+    return output
 
 
 @_packed_linear.register_fake
@@ -31,12 +31,12 @@ def _(x: Tensor, number: Tensor, features: int, dtype: torch.dtype) -> Tensor:
 
 
 def _apply(x: Tensor, module: "PackedLinear | Int8Linear") -> Tensor:
-    found: Tensor = _packed_linear(x, module._number, module.out_features, module._dtype)
-    return found
+    output: Tensor = _packed_linear(x, module._number, module.out_features, module._dtype)
+    return output
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight oneDNN has reordered once instead of at every call."""
+    """A linear layer whose weight oneDNN reorders once instead of at every call."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -46,17 +46,17 @@ class PackedLinear(nn.Module):
         self._number = _register(self)
 
     def product(self, x: Tensor) -> Tensor:
-        """(rows, in) to (rows, out)."""
+        """Map (rows, in) to (rows, out)."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         return _apply(x, self)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in 8 bits: one scale an output for the weight, one scale a row for the input."""
+    """A linear layer in 8 bits: one scale per output for the weight, one scale per row for the input."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -70,22 +70,22 @@ class Int8Linear(nn.Module):
         self._number = _register(self)
 
     def product(self, rows: Tensor) -> Tensor:
-        """(rows, in) of `quantise` to (rows, out), still to be multiplied by the rows' scales."""
-        # Unsigned with its zero in the middle: some CPUs multiply signed inputs a thousand times slower.
+        """Map rows (rows, in) from `quantise` to (rows, out), not yet multiplied by the rows' scales."""
+        # Unsigned with zero point 128: some CPUs multiply signed inputs a thousand times slower.
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, self._dtype, "none", [], ""
         )
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out). Compiled, all but the product melts into what stands before and after."""
+        """Map (..., in) to (..., out). When compiled, all but the product fuses with the operations around it."""
         rows, scale = quantise(x)
         out = (_apply(rows, self) * scale).to(x.dtype)
         return out if self.bias is None else out + self.bias
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (..., in) as unsigned 8 bits around 128, and the scale of each row (..., 1)."""
+    """Quantise rows (..., in) to unsigned 8 bits with zero point 128; returns them and the scales (..., 1)."""
     x = x.float()
     scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
     return ((x / scale).round() + 128).to(torch.uint8), scale
@@ -98,7 +98,7 @@ def _register(module: Any) -> Tensor:
 
 
 def replace_linears(root: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Put `make(linear)` in the place of every linear layer below `root`, letting each weight go as it is replaced."""
+    """Replace every linear layer below `root` by `make(linear)`, freeing each weight as it is replaced."""
     for module in list(root.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):

@@ -1,4 +1,4 @@
-"""From a folder to weights: device, type, which head a checkpoint has, and whether it is whole."""
+"""Loads checkpoints: chooses device and type, detects the head, and checks that no weights are missing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,46 +27,46 @@ Head = Literal["causal", "classifier", "none"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device for a name; "auto" is the first CUDA device, otherwise the CPU.
+def choose_device(name: str) -> torch.device:
+    """The device with this name; "auto" is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        InvalidArgumentError: PyTorch does not know it, or it is not there.
+        InvalidArgumentError: PyTorch does not know the device, or this machine does not have it.
     """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidArgumentError(
-            f"device={wanted!r} cannot be used; expected 'auto', 'cpu', 'cuda', …: {reason}"
+            f"device={name!r} cannot be used; expected 'auto', 'cpu', 'cuda', …: {reason}"
         ) from None
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device, int8: bool = False) -> torch.dtype:
-    """The type to compute in; "auto" is bfloat16 where the hardware has it, float16 on older GPUs, else float32.
+def choose_dtype(name: str, device: torch.device, int8: bool = False) -> torch.dtype:
+    """The type to compute in; "auto" is bfloat16 where the hardware supports it, float16 on older GPUs, else float32.
 
     Args:
-        wanted: A type's name or "auto".
-        device: Where to compute.
-        int8: Whether the caller can do 8 bits; only on a CPU.
+        name: A type's name, or "auto".
+        device: Device to compute on.
+        int8: Whether the runtime supports int8, which needs a CPU.
 
     Raises:
-        UnknownNameError: Neither "auto" nor float32, bfloat16 or float16, nor int8 where it is had.
+        UnknownNameError: The name is not "auto", "float32", "bfloat16" or "float16", nor "int8" where available.
     """
-    if wanted == "int8" and int8 and device.type == "cpu":
+    if name == "int8" and int8 and device.type == "cpu":
         return torch.int8
-    if wanted != "auto":
-        if wanted not in DTYPES:
-            hint = "int8 is for the native runtime on a CPU." if wanted == "int8" else ""
-            raise UnknownNameError("dtype", wanted, ["auto", *DTYPES], hint)
-        return DTYPES[wanted]
+    if name != "auto":
+        if name not in DTYPES:
+            hint = "int8 is for the native runtime on a CPU." if name == "int8" else ""
+            raise UnknownNameError("dtype", name, ["auto", *DTYPES], hint)
+        return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    # AMX implies it too. Where bfloat16 is only emulated, float32 is faster.
+    # CPUs with AMX have this instruction set too. Where bfloat16 is only emulated, float32 is faster.
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return torch.float32
@@ -74,7 +74,7 @@ def choose_dtype(wanted: str, device: torch.device, int8: bool = False) -> torch
 
 @dataclass(frozen=True)
 class Weights:
-    """A loaded model: the decoder without its head, and the head's rows that the caller asked for."""
+    """A loaded model: the decoder without its head, and the requested rows of the head."""
 
     body: nn.Module
     rows: Tensor
@@ -83,7 +83,7 @@ class Weights:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' bar and its table of missing weights off the screen; missing weights are an error of ours."""
+    """Hide transformers' progress bar and its table of missing weights, which this package reports as errors."""
     from transformers.utils import logging as hf
 
     shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
@@ -98,7 +98,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def head_of(folder: Path) -> Head:
-    """Which head a checkpoint has, as its own configuration says."""
+    """Which head a checkpoint has, according to its configuration."""
     config = _config(folder)
     names = " ".join(config.architectures or [])
     if "ForSequenceClassification" in names:
@@ -112,24 +112,24 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} holds no model configuration that transformers reads: {error}") from error
+        raise ModelError(f"{folder} has no model configuration that transformers can read: {error}") from error
 
 
 def load_weights(
     folder: Path, head: Head, token_ids: Sequence[int], device: torch.device, dtype: torch.dtype, implementation: str
 ) -> Weights:
-    """Load a checkpoint in safetensors form.
+    """Load a safetensors checkpoint.
 
     Args:
         folder: The checkpoint.
-        head: "causal" keeps the output rows of `token_ids`; "classifier" its one row; "none" no rows.
-        token_ids: Vocabulary ids whose output rows are wanted.
-        device: Where to.
-        dtype: In what type.
-        implementation: Name of the attention implementation, as transformers knows it.
+        head: "causal" keeps the head's rows of `token_ids`, "classifier" its one row, "none" no rows.
+        token_ids: Vocabulary ids whose rows to keep.
+        device: Device to load to.
+        dtype: Type to load in.
+        implementation: Name of an attention implementation registered with transformers.
 
     Raises:
-        ModelError: Not a checkpoint of this form, or weights are missing from it.
+        ModelError: This is not such a checkpoint, or weights are missing.
     """
     model = load_model(folder, head, dtype, implementation).to(device)
     body = model if head == "none" else getattr(model, model.base_model_prefix)
@@ -137,7 +137,7 @@ def load_weights(
 
 
 def load_model(folder: Path, head: Head, dtype: torch.dtype, implementation: str) -> Any:
-    """The whole model of a checkpoint, for inference. Arguments and errors as in `load_weights`."""
+    """Load the whole model of a checkpoint for inference. Arguments and errors as in `load_weights`."""
     import transformers as tf
 
     loaders: dict[str, Any] = {
@@ -158,8 +158,8 @@ def load_model(folder: Path, head: Head, dtype: torch.dtype, implementation: str
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder} cannot be loaded as a {head} model: {error}") from error
     if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ModelError(f"{folder} lacks the weights {', '.join(lacking[:3])}; expected a complete {head} checkpoint")
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise ModelError(f"{folder} lacks the weights {', '.join(missing[:3])}; expected a complete {head} checkpoint")
     if head == "classifier" and model.score.weight.shape[0] != 1:
         raise ModelError(f"the classifier has {model.score.weight.shape[0]} labels; expected a reranker's single one")
     return model.requires_grad_(False).eval()
@@ -175,9 +175,9 @@ def _rows(model: Any, head: Head, token_ids: Sequence[int]) -> Tensor:
 
 
 def check_length(max_length: int, config: Any) -> None:
-    """Refuse a `max_length` beyond the positions that a model knows."""
-    known = getattr(config, "max_position_embeddings", None)
-    if known is not None and max_length > known:
+    """Raise if `max_length` exceeds the positions that a model supports."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
         raise InvalidArgumentError(
-            f"max_length is {max_length}; this model knows {known} positions, expected at most that"
+            f"max_length is {max_length}; expected at most {positions}, the positions this model supports"
         )

@@ -1,4 +1,4 @@
-"""Sequences to batches: nothing is padded, and no batch exceeds a token budget."""
+"""Packs sequences of different lengths into one row of tokens, without padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["WINDOW", "Layout", "Prefix", "Segment", "reading_order"]
+__all__ = ["WINDOW", "Layout", "PackedSequence", "Prefix", "reading_order"]
 
-# Candidates come best first. Sorting by length inside windows of this many keeps most of the order, so that stopping
-# early leaves scores on the best ones, and still puts equal lengths side by side.
+# Candidates arrive best first. Sorting by length only within windows of this size puts similar lengths together, and
+# still reads the best candidates first, so that stopping early leaves them scored.
 WINDOW = 64
 
 
 def reading_order(lengths: Sequence[int], window: int = WINDOW) -> list[int]:
-    """Indices of the sequences in the order to read them: long ones first inside each window.
+    """Indices of the sequences in processing order: longest first within each window.
 
     Args:
-        lengths: Tokens of each sequence, in the caller's order.
-        window: Sequences among which the order may be changed to put like lengths together.
+        lengths: Number of tokens of each sequence, in the caller's order.
+        window: Number of neighbouring sequences that may be reordered among themselves.
     """
     order: list[int] = []
     for start in range(0, len(lengths), window):
@@ -28,16 +28,16 @@ def reading_order(lengths: Sequence[int], window: int = WINDOW) -> list[int]:
 
 @dataclass(eq=False)
 class Prefix:
-    """Tokens that stand before several sequences; computed by the first batch that needs them, then shared.
+    """Tokens that several sequences start with; computed by the first batch that needs them, then shared.
 
     Attributes:
-        ids: The tokens.
-        keys_values: For each layer their keys and values, (tokens, heads, size) each; empty until computed.
-        awaited: Sequences that still need them.
+        ids: Token ids.
+        refcount: Number of sequences that still need the keys and values.
+        keys_values: Layer to (keys, values), each (tokens, heads, size); empty until computed.
     """
 
     ids: Sequence[int]
-    awaited: int = 0
+    refcount: int = 0
     keys_values: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -45,57 +45,57 @@ class Prefix:
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
-    """One run of rows in a packed batch.
+class PackedSequence:
+    """One sequence of a packed batch.
 
     Attributes:
-        ids: Its tokens.
-        after: The prefix whose tokens it sees before its own.
-        computes: The prefix that it is, where its keys and values are to be kept; such a segment has no result.
+        ids: Token ids, without those of the prefix.
+        prefix: The prefix that it continues.
+        computes: The prefix whose keys and values it computes; such a sequence has no result.
     """
 
     ids: Sequence[int]
-    after: Prefix | None = None
+    prefix: Prefix | None = None
     computes: Prefix | None = None
 
 
 @dataclass(eq=False)
 class Layout:
-    """How the rows of one packed batch divide: segments end to end, each with positions of its own.
+    """The sequences of one packed batch, end to end; positions restart in each.
 
     Attributes:
-        segments: In the order of their rows; a prefix that is computed here stands before the segments that need it.
-        scratch: What the attention functions work out once for all layers.
+        sequences: In row order; one that computes a prefix precedes the sequences that continue it.
+        scratch: Values that the attention functions compute once for all layers.
     """
 
-    segments: Sequence[Segment]
+    sequences: Sequence[PackedSequence]
     scratch: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def starts(self) -> list[int]:
-        """First row of each segment, and the number of rows."""
-        return [0, *accumulate(len(s.ids) for s in self.segments)]
+        """First row of each sequence, then the number of rows."""
+        return [0, *accumulate(len(s.ids) for s in self.sequences)]
 
     @cached_property
     def results(self) -> list[int]:
-        """Segments whose last token's state is wanted."""
-        return [i for i, s in enumerate(self.segments) if s.computes is None]
+        """Indices of the sequences that have a result: the state of their last token."""
+        return [i for i, s in enumerate(self.sequences) if s.computes is None]
 
     @property
     def last_rows(self) -> list[int]:
-        """Row of the last token of each segment that has a result."""
+        """Last row of each sequence that has a result."""
         return [self.starts[i + 1] - 1 for i in self.results]
 
     @property
     def ids(self) -> list[int]:
-        """Tokens of all rows."""
-        return [token for s in self.segments for token in s.ids]
+        """Token ids of all rows."""
+        return [token for s in self.sequences for token in s.ids]
 
     @property
     def positions(self) -> list[int]:
-        """Position of every row within its sequence, prefix included."""
-        return [i for s in self.segments for i in range(_before(s), _before(s) + len(s.ids))]
+        """Position of each row in its sequence, counting the prefix."""
+        return [i for s in self.sequences for i in range(_prefix_length(s), _prefix_length(s) + len(s.ids))]
 
 
-def _before(segment: Segment) -> int:
-    return len(segment.after) if segment.after else 0
+def _prefix_length(sequence: PackedSequence) -> int:
+    return len(sequence.prefix) if sequence.prefix else 0

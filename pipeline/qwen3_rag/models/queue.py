@@ -1,7 +1,7 @@
-"""A queue in front of a model: calls from many threads are merged into common batches.
+"""A queue in front of a model: merges calls from many threads into shared batches.
 
-There is no thread of the queue's own. Whoever finds the model free runs the next batch, for everybody, until his own
-call is done; the others wait. So nothing is left behind by Ctrl-C, and a single caller pays for nothing.
+The queue has no thread. The first caller to find the model idle runs batches with items of all waiting calls, until its
+own call is done. So Ctrl-C leaves no thread behind, and a single caller pays no overhead.
 """
 
 import threading
@@ -10,55 +10,59 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from qwen3_rag.models.runtimes import NEVER, Until
+from qwen3_rag.models.runtimes import NEVER, Cancellation
 
-__all__ = ["Call", "Piece", "Queue"]
+__all__ = ["BatchItem", "Call", "Queue"]
 
-# Calls that may wait in line; further ones wait outside, first come, first served.
-PLACES = 256
-# How often a waiting call looks whether it has been cancelled, in seconds.
-LOOK = 0.05
+# Calls in the queue at once; later ones wait for a slot, first come, first served.
+MAX_CALLS = 256
+# How often a waiting call checks whether it is cancelled, in seconds.
+POLL_SECONDS = 0.05
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Piece = tuple["Call[Any, Any]", int]
+# A call, and the index of one of its items.
+BatchItem = tuple["Call[Any, Any]", int]
 
 
 class Call(Generic[Item, Result]):
-    """One caller's items, and what has been made of them.
+    """One caller's items and their results.
 
     Args:
-        items: What the model reads.
-        weights: Tokens of each item.
-        order: Indices of the items in the order to read them.
-        holds: Tokens whose keys and values it keeps in memory while it runs.
+        items: Inputs of the model.
+        weights: Number of tokens of each item.
+        order: Indices of the items in processing order.
+        kv_tokens: Number of tokens whose keys and values stay in memory while the call runs.
+
+    Attributes:
+        has_deadline: Whether the caller set a deadline.
     """
 
-    def __init__(self, items: Sequence[Item], weights: Sequence[int], order: Sequence[int], holds: int = 0) -> None:
-        self.items, self.weights, self.holds = items, weights, holds
+    def __init__(self, items: Sequence[Item], weights: Sequence[int], order: Sequence[int], kv_tokens: int = 0) -> None:
+        self.items, self.weights, self.kv_tokens = items, weights, kv_tokens
         self.waiting = deque(order)
         self.running = 0
         self.ready: list[tuple[int, Result]] = []
         self.error: BaseException | None = None
         self.begun = False
-        self.hurried = False  # whether its caller has a deadline
+        self.has_deadline = False
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more results will follow."""
         return self.error is not None or not (self.waiting or self.running)
 
-    def take(self, room: int, alone: bool) -> tuple[list[int], int]:
-        """Indices of the next items that fit into `room` tokens, and the room left; if it is `alone`, at least one."""
+    def take(self, budget: int, at_least_one: bool) -> tuple[list[int], int]:
+        """Take the next items that fit into `budget` tokens: their indices, and the tokens left."""
         taken: list[int] = []
         if self.error is not None:
-            return taken, room
-        while self.waiting and (self.weights[self.waiting[0]] <= room or (alone and not taken)):
+            return taken, budget
+        while self.waiting and (self.weights[self.waiting[0]] <= budget or (at_least_one and not taken)):
             taken.append(self.waiting.popleft())
-            room -= self.weights[taken[-1]]
+            budget -= self.weights[taken[-1]]
         self.running += len(taken)
         self.begun = self.begun or bool(taken)
-        return taken, room
+        return taken, budget
 
     def put_back(self, index: int) -> None:
         """Undo `take` for one item."""
@@ -67,40 +71,42 @@ class Call(Generic[Item, Result]):
 
 
 class Queue(Generic[Item, Result]):
-    """Merges calls into batches and shares the model out fairly: each batch begins with the next caller in turn.
+    """Merges calls into batches, fairly: each batch starts with the next call in turn.
 
     Args:
-        run: Makes results of a batch's items, given as (call, index) pairs.
-        budget: Tokens a batch may hold; a longer item is a batch by itself.
-        shrink: Told of an error of a batch; the smaller budget to try again with, or None to let the error stand.
+        run: Computes the results of a batch.
+        budget: Most tokens in a batch; a longer item is a batch by itself.
+        shrink: Takes a batch's error and the budget; returns a smaller budget to retry with, or None to raise.
     """
 
     def __init__(
         self,
-        run: Callable[[list[Piece]], Sequence[Result]],
+        run: Callable[[list[BatchItem]], Sequence[Result]],
         budget: int,
         shrink: Callable[[BaseException, int], int | None] = lambda _error, _budget: None,
     ) -> None:
         self._run, self.budget, self._shrink = run, budget, shrink
         self._calls: deque[Call[Item, Result]] = deque()
-        self._outside: deque[object] = deque()
+        self._overflow: deque[object] = deque()
         self._changed = threading.Condition()
         self._busy = False
 
     def __len__(self) -> int:
-        """Calls in line."""
+        """Number of calls in the queue."""
         return len(self._calls)
 
-    def results(self, call: Call[Item, Result], until: Until = NEVER) -> Iterator[list[tuple[int, Result]]]:
-        """What is made of a call's items, as it comes: (index, result) pairs, till all are there or `until` is reached.
+    def results(
+        self, call: Call[Item, Result], cancellation: Cancellation = NEVER
+    ) -> Iterator[list[tuple[int, Result]]]:
+        """Yield (index, result) pairs of a call as they become ready, until it is complete or `cancellation` applies.
 
-        Leaving the iterator early takes the call out of the queue.
+        Closing the iterator early removes the call from the queue.
         """
         try:
-            if not self._enter(call, until):
+            if not self._enter(call, cancellation):
                 return
             while True:
-                self._advance(call, until)
+                self._advance(call, cancellation)
                 with self._changed:
                     ready, call.ready = call.ready, []
                     finished = call.finished
@@ -108,23 +114,23 @@ class Queue(Generic[Item, Result]):
                     yield ready
                 if call.error is not None:
                     raise call.error
-                if finished or until.reached:
+                if finished or cancellation.stop_reason:
                     return
         finally:
             self._leave(call)
 
-    def _enter(self, call: Call[Item, Result], until: Until) -> bool:
+    def _enter(self, call: Call[Item, Result], cancellation: Cancellation) -> bool:
         ticket = object()
         with self._changed:
-            self._outside.append(ticket)
+            self._overflow.append(ticket)
             try:
-                while len(self._calls) >= PLACES or self._outside[0] is not ticket:
-                    if until.reached:
+                while len(self._calls) >= MAX_CALLS or self._overflow[0] is not ticket:
+                    if cancellation.stop_reason:
                         return False
-                    self._changed.wait(_patience(until))
+                    self._changed.wait(_wait_seconds(cancellation))
                 self._calls.append(call)
             finally:
-                self._outside.remove(ticket)
+                self._overflow.remove(ticket)
                 self._changed.notify_all()
         return True
 
@@ -135,16 +141,16 @@ class Queue(Generic[Item, Result]):
             call.waiting.clear()
             self._changed.notify_all()
 
-    def _advance(self, call: Call[Item, Result], until: Until) -> None:
-        """Return once there is something new for a call: run a batch, or wait for whoever runs one."""
+    def _advance(self, call: Call[Item, Result], cancellation: Cancellation) -> None:
+        """Run a batch, or wait for another caller's, until the call has new results or must stop."""
         leads = False
         try:
             with self._changed:
-                while not call.ready and not call.finished and not until.reached:
+                while not call.ready and not call.finished and not cancellation.stop_reason:
                     if not self._busy:
                         leads = self._busy = True
                         break
-                    self._changed.wait(_patience(until))
+                    self._changed.wait(_wait_seconds(cancellation))
             if leads:
                 self._lead()
         finally:
@@ -154,59 +160,60 @@ class Queue(Generic[Item, Result]):
                     self._changed.notify_all()
 
     def _lead(self) -> None:
-        """Run one batch. Only one thread at a time is here."""
+        """Run one batch; only one thread at a time does this."""
         with self._changed:
-            pieces = self._next_batch()
+            batch = self._next_batch()
         try:
-            results = self._run(pieces)
+            results = self._run(batch)
         except Exception as error:  # noqa: BLE001
-            self._failed(pieces, error)
+            self._handle_error(batch, error)
             return
         except BaseException:
-            # Ctrl-C in the thread that happened to run the batch: the others' items are read by another.
-            self._put_back(pieces)
+            # Ctrl-C in the thread that runs the batch: another caller's thread runs these items.
+            self._put_back(batch)
             raise
         with self._changed:
-            for (call, index), result in zip(pieces, results, strict=True):
+            for (call, index), result in zip(batch, results, strict=True):
                 call.running -= 1
                 if isinstance(result, BaseException):
                     call.error = result
                 else:
                     call.ready.append((index, result))
 
-    def _next_batch(self) -> list[Piece]:
-        pieces: list[Piece] = []
-        room = self.budget
-        held = sum(call.holds for call in self._calls if call.begun and not call.finished)
+    def _next_batch(self) -> list[BatchItem]:
+        batch: list[BatchItem] = []
+        tokens_left = self.budget
+        kv_tokens = sum(call.kv_tokens for call in self._calls if call.begun and not call.finished)
         for call in list(self._calls):
-            begins = not call.begun
-            late = begins and held and held + call.holds > self.budget
-            taken, room = ([], room) if late else call.take(room, alone=not pieces)
-            held += call.holds if begins and taken else 0
-            if taken and not pieces:
-                self._calls.remove(call)  # to the end of the line
+            new = not call.begun
+            # A call waits to begin while the keys and values already in memory leave no space for its own.
+            postponed = new and kv_tokens and kv_tokens + call.kv_tokens > self.budget
+            taken, tokens_left = ([], tokens_left) if postponed else call.take(tokens_left, at_least_one=not batch)
+            kv_tokens += call.kv_tokens if new and taken else 0
+            if taken and not batch:
+                self._calls.remove(call)  # moves to the end of the queue
                 self._calls.append(call)
-            pieces += [(call, index) for index in taken]
-        return pieces
+            batch += [(call, index) for index in taken]
+        return batch
 
-    def _put_back(self, pieces: list[Piece]) -> None:
+    def _put_back(self, batch: list[BatchItem]) -> None:
         with self._changed:
-            for call, index in reversed(pieces):
+            for call, index in reversed(batch):
                 call.put_back(index)
 
-    def _failed(self, pieces: list[Piece], error: Exception) -> None:
+    def _handle_error(self, batch: list[BatchItem], error: Exception) -> None:
         smaller = self._shrink(error, self.budget)
-        if smaller is not None and len(pieces) > 1:
+        if smaller is not None and len(batch) > 1:
             self.budget = smaller
-            self._put_back(pieces)
+            self._put_back(batch)
             return
         with self._changed:
-            for call, _ in pieces:
+            for call, _ in batch:
                 call.error = error
 
 
-def _patience(until: Until) -> float | None:
-    """How long to wait before looking at `until` again."""
-    if until.cancel is not None:
-        return LOOK
-    return None if until.deadline is None else max(0.0, until.deadline - time.monotonic()) + 0.001
+def _wait_seconds(cancellation: Cancellation) -> float | None:
+    """Longest wait in seconds before checking `cancellation` again; None waits for a notification."""
+    if cancellation.cancel is not None:
+        return POLL_SECONDS
+    return None if cancellation.deadline is None else max(0.0, cancellation.deadline - time.monotonic()) + 0.001

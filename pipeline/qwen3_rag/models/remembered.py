@@ -1,4 +1,4 @@
-"""Models that a store remembers: made again from their arguments, or, on a server that nobody trusted, refused."""
+"""Recreates the models saved in a store; refuses a server that only the store names and the user has not trusted."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from qwen3_rag.errors import InvalidArgumentError, StoreError, UntrustedStoreErr
 from qwen3_rag.models.cascade import Cascade, reranker_of
 from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
 from qwen3_rag.models.reranker import Reranker
-from qwen3_rag.models.runtimes import Reading
+from qwen3_rag.models.runtimes import RerankResult
 
 __all__ = ["remembered_embedder", "remembered_reranker"]
 
@@ -19,7 +19,7 @@ Model = TypeVar("Model")
 
 
 class _Untrusted:
-    """In place of a model whose server only the store names: every use is an error, and nothing is sent."""
+    """Stands in for a model on a server that only the store names: every use raises, and nothing is sent."""
 
     def __init__(self, role: str, described: Mapping[str, Any], urls: Sequence[str]) -> None:
         self.role, self.urls, self._described = role, urls, dict(described)
@@ -27,15 +27,15 @@ class _Untrusted:
 
     @property
     def runs_on(self) -> dict[str, str]:
-        """Where it would run."""
+        """The servers it would run on."""
         return {"device": ", ".join(self.urls), "trusted": "no"}
 
     def describe(self) -> dict[str, Any]:
-        """What the store remembers."""
+        """The description saved in the store."""
         return self._described
 
     def refuse(self) -> NoReturn:
-        """Say why it is not used."""
+        """Raise the error that explains why the model is not used."""
         raise UntrustedStoreError(
             f"the {self.role} that this store remembers runs at {', '.join(self.urls)}, an address that only the store "
             f"names; nothing was sent there. Pass {self.role}=, or open the store with trust_urls=True (--trust-urls)"
@@ -67,33 +67,33 @@ class _UntrustedReranker(_Untrusted):
         instruction: str | None = None,
         deadline: float | None = None,
         cancel: threading.Event | None = None,
-    ) -> Reading:
+    ) -> RerankResult:
         self.refuse()
 
 
 def remembered_embedder(described: Mapping[str, Any], dimensions: int, trust_urls: bool) -> EmbedderProtocol:
-    """The embedder that a store describes.
+    """Recreate the embedder that a store describes.
 
     Args:
-        described: Its arguments, as `describe` gave them.
-        dimensions: Values in a vector of the store.
-        trust_urls: Whether a server that the description names may be contacted.
+        described: Arguments from the embedder's `describe`.
+        dimensions: Values in one of the store's vectors.
+        trust_urls: Whether a server named in the description may be contacted.
 
     Raises:
-        StoreError: It cannot be made from these arguments.
+        StoreError: These arguments make no embedder.
     """
     arguments = _without_keys(described)
     if (urls := _urls(arguments)) and not trust_urls:
         return _UntrustedEmbedder(arguments, urls, dimensions)
-    return _made(lambda: Embedder(**arguments), "embedder", arguments)
+    return _create(lambda: Embedder(**arguments), "embedder", arguments)
 
 
 def remembered_reranker(described: Mapping[str, Any], trust_urls: bool) -> Reranker | Cascade | _UntrustedReranker:
-    """The reranker or cascade that a store describes. Arguments and errors as of `remembered_embedder`."""
+    """Recreate the reranker or cascade that a store describes. Arguments and errors as in `remembered_embedder`."""
     arguments = _without_keys(described)
     if (urls := _urls(arguments)) and not trust_urls:
         return _UntrustedReranker("reranker", arguments, urls)
-    return _made(lambda: reranker_of(arguments), "reranker", arguments)
+    return _create(lambda: reranker_of(arguments), "reranker", arguments)
 
 
 def _stages(described: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -101,16 +101,16 @@ def _stages(described: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         raise StoreError(f"the store remembers {described!r} as a model; expected its arguments")
     if "stages" not in described:
         return [described]
-    return [one for stage, _ in described["stages"] for one in _stages(stage)]
+    return [model for stage, _ in described["stages"] for model in _stages(stage)]
 
 
 def _urls(described: Mapping[str, Any]) -> list[str]:
-    """Addresses of servers that a description names, those of a cascade's stages included."""
-    return [str(one["runtime"]) for one in _stages(described) if "://" in str(one.get("runtime", ""))]
+    """URLs of the servers in a description, including those of a cascade's stages."""
+    return [str(model["runtime"]) for model in _stages(described) if "://" in str(model.get("runtime", ""))]
 
 
 def _without_keys(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without names of variables that hold keys, which stores of earlier versions remember."""
+    """The description without `api_key_env`, which stores written by earlier versions contain."""
     if "stages" in described:
         return {**described, "stages": [[_without_keys(stage), depth] for stage, depth in described["stages"]]}
     options = described.get("runtime_options")
@@ -119,7 +119,7 @@ def _without_keys(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, "runtime_options": {k: v for k, v in options.items() if k != "api_key_env"}}
 
 
-def _made(make: Callable[[], Model], role: str, described: Mapping[str, Any]) -> Model:
+def _create(make: Callable[[], Model], role: str, described: Mapping[str, Any]) -> Model:
     try:
         return make()
     except (TypeError, InvalidArgumentError) as error:

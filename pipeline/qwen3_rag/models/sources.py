@@ -13,15 +13,15 @@ __all__ = ["PRESETS", "Kind", "Preset", "Source", "resolve"]
 
 Kind = Literal["embedder", "reranker"]
 
-# safetensors only: a pickled checkpoint runs code when it is read.
-WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-UNWANTED_FILES = ["onnx/*", "openvino/*", "*.onnx"]
+# safetensors only: loading a pickled checkpoint runs code.
+INCLUDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+EXCLUDED_FILES = ["onnx/*", "openvino/*", "*.onnx"]
 HUBS = ("huggingface", "modelscope")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A short name's meaning: a hub id, or a function that makes the folder, and the runtime it needs if only one."""
+    """What a short name stands for: a hub id or a function that creates the folder, and a runtime if it needs one."""
 
     model: str | Callable[[], Path]
     runtime: str | None = None
@@ -49,7 +49,7 @@ PRESETS: dict[Kind, dict[str, Preset]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model as named by the user, checked, not yet fetched."""
+    """A model as the user named it: checked, not yet downloaded."""
 
     kind: Kind
     model: str
@@ -72,11 +72,13 @@ class Source:
                 self.kind, self.model, sorted(PRESETS[self.kind]), "Or a folder that exists, or a hub id 'owner/name'."
             )
         if self.revision is not None and (self.is_folder or (self.preset and callable(self.preset.model))):
-            raise InvalidArgumentError(f"revision={self.revision!r} given with {self.model!r}, which is not on a hub")
+            raise InvalidArgumentError(
+                f"revision is {self.revision!r}, but {self.model!r} is not on a hub; expected None"
+            )
 
     @property
     def preset(self) -> Preset | None:
-        """The preset of this name, if there is one."""
+        """The preset with this name, or None."""
         return PRESETS[self.kind].get(self.model.lower())
 
     @property
@@ -86,14 +88,14 @@ class Source:
 
     @property
     def absolute(self) -> str:
-        """The name as another process can use it: a folder by its full path."""
+        """The name in a form that other processes can use: a folder becomes an absolute path."""
         return str(Path(self.model).resolve()) if self.is_folder else self.model
 
     def folder(self) -> Path:
-        """The folder with the model's files, fetched if need be.
+        """The folder with the model's files, downloaded if necessary.
 
         Raises:
-            ModelError: It cannot be fetched and is not in the local cache.
+            ModelError: The model cannot be downloaded and is not in the local cache.
             MissingDependencyError: `hub="modelscope"` without its client.
         """
         if self.is_folder:
@@ -104,16 +106,16 @@ class Source:
         return _from_modelscope(name, self.revision) if self.hub == "modelscope" else _from_hub(name, self.revision)
 
     def revision_of(self, folder: Path) -> str | None:
-        """The revision that was found: in Hugging Face's cache the commit, otherwise the one asked for."""
+        """The resolved revision: the commit if the folder is in Hugging Face's cache, else the requested revision."""
         cached = self.hub == "huggingface" and not self.is_folder and folder.parent.name == "snapshots"
         return folder.name if cached else self.revision
 
 
 def resolve(kind: Kind, model: str, revision: str | None, hub: str) -> Source:
-    """Check a model's name without fetching it. A folder is taken by its full path, whatever folder is current later.
+    """Check a model's name without downloading; a folder becomes an absolute path, so that chdir does not matter.
 
     Raises:
-        UnknownNameError: It is neither a preset nor a folder nor a hub id; or the hub is unknown.
+        UnknownNameError: The name is no preset, folder or hub id, or the hub is unknown.
     """
     if isinstance(model, str) and model and model.lower() not in PRESETS[kind]:
         path = as_path(model, "model")
@@ -126,10 +128,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=INCLUDED_FILES, ignore_patterns=EXCLUDED_FILES
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise _not_found(name, revision, "Hugging Face", error) from error
-    return Path(str(found))
+    return Path(str(folder))
 
 
 def _from_modelscope(name: str, revision: str | None) -> Path:
@@ -138,14 +142,14 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
         from modelscope_hub.errors import HubError
     except ImportError as error:
         raise MissingDependencyError("modelscope", 'hub="modelscope"', "pip install 'qwen3-rag[modelscope]'") from error
-    wanted = {"revision": revision, "allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
+    options = {"revision": revision, "allow_patterns": INCLUDED_FILES, "ignore_patterns": EXCLUDED_FILES}
     failures = (HubError, OSError, ValueError, RuntimeError)
     try:
-        return Path(snapshot_download(name, **wanted))
+        return Path(snapshot_download(name, **options))
     except failures as error:
-        # Its client asks the hub first and does not fall back to its own cache.
+        # Its client contacts the hub first and does not fall back to its cache.
         try:
-            return Path(snapshot_download(name, local_files_only=True, **wanted))
+            return Path(snapshot_download(name, local_files_only=True, **options))
         except failures:
             raise _not_found(name, revision, "ModelScope", error) from error
 
@@ -154,6 +158,6 @@ def _not_found(name: str, revision: str | None, hub: str, error: Exception) -> M
     at = f" at revision {revision!r}" if revision else ""
     reason = str(error).strip().splitlines()
     return ModelError(
-        f"model {name!r}{at} is neither in the local cache nor to be had from {hub}: "
+        f"model {name!r}{at} is neither in the local cache nor available from {hub}: "
         f"{type(error).__name__}: {reason[0] if reason else ''}"
     )

@@ -1,8 +1,8 @@
-"""Text to token ids, with control tokens shut out of everything that comes from outside.
+"""Turns text into token ids, so that no text from outside becomes a control token.
 
-Two tokenizers are made from one `tokenizer.json`: `control`, as it is, for this package's own templates, and `plain`,
-with its added tokens taken away, for all other text. A document that spells out `<|im_end|>` is then eleven ordinary
-tokens; on text without such spellings both give the same ids.
+One `tokenizer.json` gives two tokenizers: `control`, unchanged, for this package's templates, and `plain`, without the
+added tokens, for all other text. A document that spells out `<|im_end|>` then becomes eleven ordinary tokens; for text
+without such spellings both give the same ids.
 """
 
 import json
@@ -19,7 +19,7 @@ __all__ = ["Tokens", "well_formed"]
 
 
 def well_formed(text: str) -> str:
-    """The text with lone surrogates, which are no characters, replaced by U+FFFD; otherwise unchanged."""
+    """The text with lone surrogates, which are not characters, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -31,10 +31,10 @@ class Tokens:
     """The tokenizer of one model.
 
     Args:
-        source: Folder holding `tokenizer.json`.
+        source: Folder with `tokenizer.json`.
 
     Raises:
-        ModelError: There is no such file, or ordinary text could become a control token with it.
+        ModelError: The file is missing, or ordinary text could become a control token.
     """
 
     def __init__(self, source: Path) -> None:
@@ -54,31 +54,31 @@ class Tokens:
                 raise ModelError(f"text spelling {content!r} would become a control token with this tokenizer")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of text from outside; none of them is a control token's."""
+        """Ids of text from outside; none is a control token."""
         return [e.ids for e in self.plain.encode_batch_fast([well_formed(t) for t in texts], add_special_tokens=False)]
 
     def encode_control(self, template: str) -> list[int]:
-        """Ids of a template of this package, control tokens included."""
+        """Ids of one of this package's templates, control tokens included."""
         return list(self.control.encode(template, add_special_tokens=False).ids)
 
     def token_id(self, token: str) -> int:
         """Id of one token.
 
         Raises:
-            ModelError: The vocabulary lacks it.
+            ModelError: The vocabulary does not contain it.
         """
-        found = self.control.token_to_id(token)
-        if found is None:
+        token_id = self.control.token_to_id(token)
+        if token_id is None:
             raise ModelError(f"the vocabulary has no token {token!r}; expected a Qwen3-style tokenizer")
-        return int(found)
+        return int(token_id)
 
     def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets (n, 2) of the tokens of a text, for cutting it by tokens."""
+        """Character offsets (n, 2) of a text's tokens."""
         offsets = self.plain.encode(well_formed(text), add_special_tokens=False).offsets
         return np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
 
 
 def _bare(layout: dict[str, object]) -> Tokenizer:
-    # Truncation, padding and the tokens that a post-processor adds are decided by the caller, not by the file.
+    # The caller decides about truncation, padding and special tokens, not the file.
     bare = layout | {"truncation": None, "padding": None, "post_processor": None}
     return Tokenizer.from_str(json.dumps(bare))

@@ -1,4 +1,4 @@
-"""Attention of a packed batch in one call, by a kernel that takes cumulative lengths (flash-attn's, PyTorch's)."""
+"""Attention of a packed batch in one call to a kernel that takes cumulative lengths (flash-attn's, PyTorch's)."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float], Ten
 
 
 class _Plan:
-    """Where each segment's keys lie: rows of the stored prefixes and of the batch itself, gathered by one index."""
+    """One index that gathers each sequence's keys: rows of the stored prefixes, then rows of the batch."""
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
-        here = {s.computes: start for s, start in zip(layout.segments, layout.starts, strict=False) if s.computes}
-        self.stored = list(dict.fromkeys(s.after for s in layout.segments if s.after and s.after not in here))
+        here = {s.computes: start for s, start in zip(layout.sequences, layout.starts, strict=False) if s.computes}
+        self.stored = list(dict.fromkeys(s.prefix for s in layout.sequences if s.prefix and s.prefix not in here))
         first: dict[Prefix, int] = {}
         total = 0
         for prefix in self.stored:
@@ -27,14 +27,14 @@ class _Plan:
         first |= {prefix: total + start for prefix, start in here.items()}
         index: list[int] = []
         lengths_q, lengths_k = [], []
-        for segment, start in zip(layout.segments, layout.starts, strict=False):
-            own, before = len(segment.ids), segment.after
-            if before is not None:
-                index += range(first[before], first[before] + len(before))
-            index += range(total + start, total + start + own)
-            lengths_q.append(own)
-            lengths_k.append(own + (len(before) if before is not None else 0))
-        self.gathers = any(s.after is not None for s in layout.segments)
+        for sequence, start in zip(layout.sequences, layout.starts, strict=False):
+            length, shared = len(sequence.ids), sequence.prefix
+            if shared is not None:
+                index += range(first[shared], first[shared] + len(shared))
+            index += range(total + start, total + start + length)
+            lengths_q.append(length)
+            lengths_k.append(length + (len(shared) if shared is not None else 0))
+        self.gathers = any(s.prefix is not None for s in layout.sequences)
         self.index = torch.tensor(index, device=device)
         self.longest = (max(lengths_q), max(lengths_k))
         self.cumulative = (_cumulative(lengths_q, device), _cumulative(lengths_k, device))
@@ -53,7 +53,7 @@ def _cumulative(lengths: list[int], device: torch.device) -> Tensor:
 def varlen(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, layer: int, scale: float, last: bool, *, kernel: Varlen
 ) -> Tensor:
-    """Attend by one call of `kernel`. Shapes as in `blockwise.blockwise`."""
+    """Attend in one call to `kernel`. Arguments and shapes as in `blockwise.blockwise`."""
     plan = layout.scratch.get("varlen")
     if plan is None:
         plan = layout.scratch["varlen"] = _Plan(layout, q.device)

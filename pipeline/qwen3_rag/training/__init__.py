@@ -1,1 +1,1 @@
-"""How the models shipped with the package were trained."""
+"""The training recipes of the models shipped with the package."""

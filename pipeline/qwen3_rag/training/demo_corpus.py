@@ -1,8 +1,8 @@
-"""English and code found on a Debian machine, as passages with the queries they answer.
+"""English texts and code from a Debian machine, as passages with the queries they answer.
 
-Nothing is downloaded and no evaluation collection is read: package descriptions, dictionaries, manual pages, the
-documentation of Perl, Python and Debian, and Python functions with their docstrings. Whatever is not installed is
-left out, and counted so in the log. `data/models/demo-reranker/README.md` names the Debian packages.
+Sources are package descriptions, dictionaries, manual pages, the documentation of Perl, Python and Debian, and Python
+functions with their docstrings; nothing is downloaded, and no evaluation collection is used. Sources that are not
+installed are skipped, and the log shows zero passages. `data/models/demo-reranker/README.md` lists the Debian packages.
 """
 
 import ast
@@ -25,13 +25,13 @@ CHARACTERS = 430  # about 100 tokens
 
 @dataclass(frozen=True)
 class Passage:
-    """A text and the queries that it is known to answer.
+    """A text and the queries that it answers.
 
     Attributes:
         kind: `text`, `question` (its queries are questions) or `code`.
-        title: Heading, or nothing.
+        title: Heading, or "".
         text: At most about 100 tokens.
-        queries: In the words of the source; empty when only queries made of the text itself fit.
+        queries: Queries from the source; empty if queries can only be made from the text itself.
     """
 
     kind: str
@@ -41,26 +41,26 @@ class Passage:
 
 
 def gather(seed: int, scale: float = 1.0) -> dict[str, list[Passage]]:
-    """A random sample of each source, by the source's name.
+    """Source name to a random sample of its passages, in random order.
 
     Args:
-        seed: Of the sample; the order within a source is random too.
-        scale: Factor on each source's number of passages.
+        seed: Seed of the sample and its order.
+        scale: Factor on the number of passages from each source.
     """
     chosen = {}
     for name, (read, count) in SOURCES.items():
-        found = {p.text: p for p in read() if len(p.text) > 60 and p.text.isascii()}
-        passages = [found[text] for text in sorted(found)]
+        by_text = {p.text: p for p in read() if len(p.text) > 60 and p.text.isascii()}
+        passages = [by_text[text] for text in sorted(by_text)]
         random.Random(f"{seed} {name}").shuffle(passages)
         chosen[name] = passages[: int(count * scale)]
     return chosen
 
 
 def shorten(text: str, characters: int) -> str:
-    """The text's beginning, up to a sentence's end where there is one."""
+    """The start of a text, up to the end of a sentence if possible."""
     if len(text) <= characters:
         return text
-    ends = [found.end() for found in re.finditer(r"[.!?](?= )", text[:characters])]
+    ends = [match.end() for match in re.finditer(r"[.!?](?= )", text[:characters])]
     return text[: ends[-1]] if ends and ends[-1] > characters // 3 else text[:characters].rsplit(" ", 1)[0]
 
 
@@ -151,9 +151,9 @@ def _manuals() -> Iterator[Passage]:
         page = re.sub(r'^[.\'](?:\\"|SH[^\n]*LIBRARY|TH|ie|el|if|de|ds|nr|tr|rm).*\n', "", page, flags=re.M)
         page = page.replace("\\-", "-").replace("\\(aq", "'").replace("\\&", "")
         page = re.sub(r"\\f.|\\s[-+]?\d|\\\(..|\\\*\S", "", page)
-        found = re.search(r'\.SH "?NAME"?\n((?:.*\n){1,4}?)(?=\.SH)', page)
+        name = re.search(r'\.SH "?NAME"?\n((?:.*\n){1,4}?)(?=\.SH)', page)
         body = re.search(r'\.SH "?DESCRIPTION"?\n((?:(?!\.SH|\.SS).*\n)+)', page)
-        if not found or not body or " - " not in (line := " ".join(found[1].split())):
+        if not name or not body or " - " not in (line := " ".join(name[1].split())):
             continue
         prose = re.sub(r"^\.(?:nf|EX)\n(?:.*\n)*?\.(?:fi|EE)\n", "", body[1], flags=re.M)
         prose = re.sub(r"^\.[BIR]{1,2} |^\.\w.*\n|^\.", "", prose, flags=re.M).replace('"', "")
@@ -230,7 +230,7 @@ def _functions_of(source: str) -> Iterator[Passage]:
         code = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
         if not 20 < len(summary) < 160 or len(node.body) < 2 or len(code) < 4:
             continue
-        # One in four keeps its docstring: what users index has both.
+        # One in four keeps its docstring, because users index code of both kinds.
         if len(summary) % 4 == 0:
             code = lines[node.lineno - 1 : node.end_lineno]
         plain = summary[0].lower() + summary[1:]

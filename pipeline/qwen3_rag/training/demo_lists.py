@@ -1,8 +1,7 @@
-"""Queries, each with a list of candidates and a teacher's opinion of them.
+"""Queries, each with a list of candidates and the teacher's scores.
 
-The teacher is the demo embedder, a lexical overlap, and the knowledge of which passage the query came from. The
-embedder's nearest passages are the hard negatives; some of them answer the query too, which is why the targets are
-soft.
+The teacher combines the demo embedder's similarity, the lexical overlap, and which passage the query was made from. The
+embedder's nearest passages are hard negatives; some of them answer the query too, so the targets are soft.
 """
 
 import math
@@ -40,10 +39,10 @@ class CandidateList:
     Attributes:
         instruction: The instruction's text.
         query: The query.
-        documents: Candidates; `documents[0]` is the passage that the query came from.
-        teacher: The teacher's log-odds up to a constant, shape (candidates,).
+        documents: Candidates; `documents[0]` is the passage that the query was made from.
+        teacher: The teacher's log-odds up to an additive constant, shape (candidates,).
         cosine: The embedder's similarity to the query, shape (candidates,).
-        easy: Number of candidates at the end of the list that are surely no answers.
+        easy: Number of candidates at the end of the list that certainly do not answer the query.
     """
 
     instruction: str
@@ -57,44 +56,44 @@ class CandidateList:
 def make_lists(
     passages: Sequence[Passage], embed: Embed, count: int, development: int, seed: int
 ) -> tuple[list[CandidateList], list[CandidateList]]:
-    """Lists to train on (a known answer, 3 of the 12 nearest, 1 of the 64 nearest, 1 at random) and to develop on.
+    """Make training lists (the known answer, 3 of the 12 nearest, 1 of the 64 nearest, 1 random) and development lists.
 
     Args:
-        passages: In random order; one in twelve is kept for development, as answer and as candidate.
+        passages: Passages in random order; one in twelve is used only in development lists.
         embed: The teacher's embedder.
-        count: Of training lists, at most one for each passage.
-        development: Of development lists, which hold the 19 nearest passages besides the known answer.
-        seed: Of all random choices.
+        count: Number of training lists, at most one for each passage.
+        development: Number of development lists, with the known answer and the 19 nearest passages.
+        seed: Seed of all random choices.
     """
     rng = random.Random(seed)
     weights = _word_weights(passages)
-    asked = [_ask(passage, weights, rng) for passage in passages]
-    documents = [_render(passage, rng) for passage, _ in asked]
-    held_out = [i for i in range(len(asked)) if i % DEVELOPMENT_ONE_IN == 0]
-    training = [i for i in range(len(asked)) if i % DEVELOPMENT_ONE_IN]
+    examples = [_make_query(passage, weights, rng) for passage in passages]
+    documents = [_render(passage, rng) for passage, _ in examples]
+    held_out = [i for i in range(len(examples)) if i % DEVELOPMENT_ONE_IN == 0]
+    training = [i for i in range(len(examples)) if i % DEVELOPMENT_ONE_IN]
     vectors = embed(documents, False)
     lists = []
-    for pool, wanted, pick in ((training, count, _pick_for_training), (held_out, development, _pick_nearest)):
-        chosen = pool[:wanted]
-        queries = [asked[i][1] for i in chosen]
+    for pool, limit, pick in ((training, count, _pick_for_training), (held_out, development, _pick_nearest)):
+        chosen = pool[:limit]
+        queries = [examples[i][1] for i in chosen]
         similarity = embed(queries, True) @ vectors[pool].T
-        made = []
+        rows = []
         for row, (query, cosine) in enumerate(zip(queries, similarity, strict=True)):
             picked = pick(np.argsort(-cosine), row, rng)
             texts = tuple(documents[pool[i]] for i in picked)
             overlap = np.array([_overlap(query, text, weights) for text in texts], dtype=np.float32)
             teacher = 45 * cosine[picked] + 4 * overlap
             teacher[0] += 3
-            instruction = INSTRUCTIONS[rng.choice(INSTRUCTIONS_OF[asked[chosen[row]][0].kind])]
-            made.append(CandidateList(instruction, query, texts, teacher, cosine[picked], 2))
-        lists.append(made)
+            instruction = INSTRUCTIONS[rng.choice(INSTRUCTIONS_OF[examples[chosen[row]][0].kind])]
+            rows.append(CandidateList(instruction, query, texts, teacher, cosine[picked], 2))
+        lists.append(rows)
     return lists[0], lists[1]
 
 
 def _pick_for_training(order: NDArray[np.int64], answer: int, rng: random.Random) -> list[int]:
-    near = [int(i) for i in order[:65] if i != answer]
-    hard = rng.sample(near[:12], min(3, len(near)))
-    rest = [i for i in near[12:] if i not in hard] or near
+    nearest = [int(i) for i in order[:65] if i != answer]
+    hard = rng.sample(nearest[:12], min(3, len(nearest)))
+    rest = [i for i in nearest[12:] if i not in hard] or nearest
     return [answer, *hard, rng.choice(rest), rng.choice([i for i in rng.sample(range(len(order)), 2) if i != answer])]
 
 
@@ -112,16 +111,16 @@ def _word_weights(passages: Sequence[Passage]) -> Callable[[str], float]:
 
 
 def _overlap(query: str, document: str, weight: Callable[[str], float]) -> float:
-    words, there = _words(query), _words(document)
-    return sum(weight(w) for w in words & there) / (sum(map(weight, words)) or 1.0)
+    query_words, document_words = _words(query), _words(document)
+    return sum(weight(w) for w in query_words & document_words) / (sum(map(weight, query_words)) or 1.0)
 
 
-def _ask(passage: Passage, weight: Callable[[str], float], rng: random.Random) -> tuple[Passage, str]:
-    """A query for the passage, and the passage as it is to be found by it."""
+def _make_query(passage: Passage, weight: Callable[[str], float], rng: random.Random) -> tuple[Passage, str]:
+    """Make a query for a passage; returns the passage, possibly shortened, and the query."""
     passage = replace(passage, text=shorten(passage.text, rng.randint(160, CHARACTERS)))
     if passage.queries and rng.random() < (0.9 if passage.kind == "code" else 0.65):
         query = rng.choice(passage.queries)
-        # A title that is the query word for word teaches nothing but to copy.
+        # A title equal to the query would only teach copying.
         copied = query.lower() == passage.title.lower() and rng.random() < 0.6
         return (replace(passage, title="") if copied else passage), query
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", passage.text)
@@ -141,11 +140,11 @@ def _keywords(passage: Passage, weight: Callable[[str], float], rng: random.Rand
 
 
 def _question(sentence: str) -> str:
-    """The sentence's subject asked for: "A shell is a program that ..." becomes "what is a program that ...?"."""
-    found = re.match(r"((?:\S+ ){1,6}?)(is|are|was|were|can|will|has|have|provides|allows|does) (.{20,140})", sentence)
-    if not found or found[1].lower().startswith(("if ", "when ", "this ", "it ", "there ")):
+    """A question for the sentence's subject: "A shell is a program that ..." becomes "what is a program that ...?"."""
+    match = re.match(r"((?:\S+ ){1,6}?)(is|are|was|were|can|will|has|have|provides|allows|does) (.{20,140})", sentence)
+    if not match or match[1].lower().startswith(("if ", "when ", "this ", "it ", "there ")):
         return ""
-    return f"what {found[2]} {found[3].rstrip('.;:,')}?"
+    return f"what {match[2]} {match[3].rstrip('.;:,')}?"
 
 
 def _render(passage: Passage, rng: random.Random) -> str:

@@ -1,11 +1,10 @@
-"""The recipe of the demo reranker: a LoRA adapter on SmolLM2-135M that judges like Qwen3-Reranker.
+"""The recipe of the demo reranker: a LoRA adapter on SmolLM2-135M that answers like Qwen3-Reranker.
 
     python -m qwen3_rag.training.demo_reranker --minutes 60 --out data/models/demo-reranker
 
-Each row of tokens is one query with six candidates; the loss is the divergence of the teacher's distribution over the
-list, plus a cross entropy on the candidates whose answer is certain, which gives the log-odds their zero. On a CPU put
-`LD_PRELOAD=libtcmalloc_minimal.so.4` before it: reading the corpus leaves glibc's heap so scattered that training ran
-at half the speed.
+Each row of tokens is one query with six candidates. The loss is the KL divergence from the teacher's distribution over
+the list, plus a cross entropy on the candidates with a certain label, which fixes the zero of the log-odds. On a CPU,
+set `LD_PRELOAD=libtcmalloc_minimal.so.4`: reading the corpus fragments glibc's heap, which halves the training speed.
 """
 
 import argparse
@@ -42,12 +41,12 @@ BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result, besides the machine's text.
+    """Everything that determines the result, apart from the texts on the machine.
 
     Attributes:
-        minutes: Time spent in training steps; the learning rate falls to zero over it.
-        rows: Lists in one step.
-        certain: Weight of the cross entropy on the certain candidates.
+        minutes: Time for training steps; the learning rate decays to zero over it.
+        rows: Lists per step.
+        certain: Weight of the cross entropy on candidates with a certain label.
     """
 
     minutes: float = 60.0
@@ -65,7 +64,7 @@ class Recipe:
 
 
 class Encoder:
-    """Token ids in exactly the pieces of `qwen3_rag.prompts`; text from outside never becomes a control token."""
+    """Encodes the prompts of `qwen3_rag.prompts` exactly; text from outside never becomes a control token."""
 
     def __init__(self, tokenizer: Any, document_tokens: int) -> None:
         plain = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -77,7 +76,7 @@ class Encoder:
         self._document_tokens = document_tokens
 
     def pack(self, instruction: str, query: str, documents: Sequence[str]) -> PackedList:
-        """One row of the query with the documents, each cut to the encoder's number of tokens."""
+        """One row of the query and the documents, each truncated to `document_tokens`."""
         shared = self._prefix + self._ids(rerank_query(instruction, query))
         cut = self._document_tokens
         return pack_list(shared, [self._ids(f" {text}")[:cut] + self._suffix for text in documents])
@@ -88,7 +87,7 @@ class Encoder:
 
 
 def base_model(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> Any:
-    """The stock causal model with packed attention, from weights under transformers' names."""
+    """The stock causal model with packed attention, from weights with transformers' names."""
     config._attn_implementation = ATTENTION
     model: Any = LlamaForCausalLM(config)
     model.to(dtype)
@@ -98,13 +97,13 @@ def base_model(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype
 
 
 def train(model: Any, encoder: Encoder, lists: Sequence[CandidateList], recipe: Recipe, out: Path) -> Iterator[int]:
-    """Train adapters until the time is spent, checkpointing into `out`; yields the number of steps taken."""
+    """Train adapters until the time is up, saving checkpoints to `out`; yields the number of completed steps."""
     parameters = add_adapters(model, recipe.rank, recipe.alpha)
     direction = yes_no_direction(model, encoder)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
     spent, saved, steps, tokens = 0.0, 0.0, 0, 0
     recent: list[tuple[float, float]] = []
-    rows = _endless(lists, recipe.seed)
+    rows = _endlessly_shuffled(lists, recipe.seed)
     while spent < 60 * recipe.minutes:
         started = time.monotonic()
         done = spent / (60 * recipe.minutes)
@@ -122,7 +121,7 @@ def train(model: Any, encoder: Encoder, lists: Sequence[CandidateList], recipe: 
         optimizer.step()
         optimizer.zero_grad()
         steps += 1
-        # A pause from outside (SIGSTOP) must not use up the schedule.
+        # A paused process (SIGSTOP) must not use up the schedule.
         elapsed = time.monotonic() - started
         spent += min(elapsed, 2 * spent / (steps - 1)) if steps > 5 else elapsed
         if steps % 10 == 0:
@@ -144,14 +143,14 @@ def yes_no_direction(model: Any, encoder: Encoder) -> torch.Tensor:
 
 
 def list_loss(scores: torch.Tensor, row: CandidateList, certain: float) -> torch.Tensor:
-    """Divergence from the teacher over the list, plus `certain` times the cross entropy of the sure candidates."""
+    """KL divergence from the teacher over the list, plus `certain` times the cross entropy on certain labels."""
     target = softmax(torch.from_numpy(row.teacher), 0)
     divergence = kl_div(log_softmax(scores, 0), target, reduction="sum")
-    sure = torch.cat([scores[:1], scores[len(scores) - row.easy :]])
-    labels = torch.zeros(len(sure))
+    certain_scores = torch.cat([scores[:1], scores[len(scores) - row.easy :]])
+    labels = torch.zeros(len(certain_scores))
     labels[0] = 1.0
     weight = torch.where(labels == 1, 0.5, 0.5 / max(row.easy, 1))
-    return divergence + certain * binary_cross_entropy_with_logits(sure, labels, weight, reduction="sum")
+    return divergence + certain * binary_cross_entropy_with_logits(certain_scores, labels, weight, reduction="sum")
 
 
 @torch.no_grad()
@@ -170,10 +169,10 @@ def evaluate(model: Any, encoder: Encoder, lists: Sequence[CandidateList]) -> di
             ranks[name].append(int((values > values[0]).sum()))
     return {
         name: {
-            "accuracy": float(np.mean([rank == 0 for rank in found])),
-            "ndcg@10": float(np.mean([1 / math.log2(rank + 2) if rank < 10 else 0.0 for rank in found])),
+            "accuracy": float(np.mean([rank == 0 for rank in places])),
+            "ndcg@10": float(np.mean([1 / math.log2(rank + 2) if rank < 10 else 0.0 for rank in places])),
         }
-        for name, found in ranks.items()
+        for name, places in ranks.items()
     }
 
 
@@ -187,7 +186,7 @@ def _schedule(done: float, warm_up: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
 
 
-def _endless(lists: Sequence[CandidateList], seed: int) -> Iterator[CandidateList]:
+def _endlessly_shuffled(lists: Sequence[CandidateList], seed: int) -> Iterator[CandidateList]:
     rng = random.Random(seed)
     while True:
         yield from rng.sample(lists, len(lists))
@@ -212,16 +211,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    recipe = Recipe(minutes=given.minutes, seed=given.seed)
+    recipe = Recipe(minutes=options.minutes, seed=options.seed)
 
     sources = gather(recipe.seed)
-    log.info("passages: %s", {name: len(found) for name, found in sources.items()})
-    passages = [passage for found in sources.values() for passage in found]
+    log.info("passages: %s", {name: len(group) for name, group in sources.items()})
+    passages = [passage for group in sources.values() for passage in group]
     random.Random(recipe.seed).shuffle(passages)
     lists, development = make_lists(passages, _embedder(), recipe.lists, recipe.development, recipe.seed)
-    log.info("%d lists to train on, %d to develop on", len(lists), len(development))
+    log.info("%d training lists, %d development lists", len(lists), len(development))
 
     torch.manual_seed(recipe.seed)
     source = smollm2_file()
@@ -229,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = base_model(*read_smollm2(source))
     quick = development[:25]
     log.info("before, on %d lists: %s", len(quick), evaluate(model, encoder, quick))
-    for steps in train(model, encoder, lists, recipe, given.out):
+    for steps in train(model, encoder, lists, recipe, options.out):
         if steps == 200:
             log.info("after %d steps, on %d lists: %s", steps, len(quick), evaluate(model, encoder, quick))
     log.info("after, on %d lists: %s", len(development), evaluate(model, encoder, development))

@@ -1,7 +1,7 @@
-"""Low-rank adapters on a frozen model, in a few lines, saved in peft's format.
+"""Low-rank adapters on a frozen model, saved in peft's format.
 
-peft itself computes its adapters in float32 under autocast, several times slower on a CPU: here the master weights are
-float32 and the arithmetic has the base's type.
+peft computes its adapters in float32 under autocast, which is several times slower on a CPU. Here the adapter weights
+are float32 and the arithmetic uses the base's type.
 """
 
 import json
@@ -30,7 +30,7 @@ class LoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base's output plus the adapter's, in the type of `x`."""
+        """The base's output plus the adapter's, in the dtype of `x`."""
         flat = x.view(-1, x.shape[-1])
         low = flat @ self.down.to(x.dtype).T
         full = torch.addmm(self.base(flat), low, self.up.to(x.dtype).T, alpha=self.scale)
@@ -38,7 +38,7 @@ class LoraLinear(nn.Module):
 
 
 def add_adapters(model: nn.Module, rank: int, alpha: float) -> list[nn.Parameter]:
-    """Freeze the model, put an adapter on every projection and return the parameters to train."""
+    """Freeze the model, add an adapter to every projection, and return the trainable parameters."""
     model.requires_grad_(False)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -48,7 +48,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float) -> list[nn.Parameter
 
 
 def save_adapter(model: nn.Module, folder: Path, rank: int, alpha: float, base_name: str) -> None:
-    """Write `adapter_model.safetensors` (bf16) and `adapter_config.json`, as `peft.PeftModel.from_pretrained` reads."""
+    """Write `adapter_model.safetensors` (bf16) and `adapter_config.json` for `peft.PeftModel.from_pretrained`."""
     factors = dict(_factors(model))
     settings = {
         "peft_type": "LORA",
@@ -64,7 +64,7 @@ def save_adapter(model: nn.Module, folder: Path, rank: int, alpha: float, base_n
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "adapter_model.safetensors"
     save_file(factors, path, metadata={"format": "pt"})
-    # safetensors makes files that only their owner can read; this one ships with the package.
+    # safetensors creates files that only their owner can read; this one ships with the package.
     path.chmod(0o644)
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -72,7 +72,7 @@ def save_adapter(model: nn.Module, folder: Path, rank: int, alpha: float, base_n
 def _factors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
-            # A compiled layer adds a part of its own to the names.
+            # torch.compile adds `_orig_mod` to the names.
             key = f"base_model.model.{name.replace('_orig_mod.', '')}"
             yield f"{key}.lora_A.weight", module.down.detach().bfloat16().contiguous()
             yield f"{key}.lora_B.weight", module.up.detach().bfloat16().contiguous()

@@ -1,8 +1,8 @@
-"""A query and its candidates as one row of tokens: what they share is computed once.
+"""Packs a query and its candidates into one row of tokens, so that the tokens they share are computed once.
 
-Each candidate attends to the shared tokens and to itself, and its positions continue after the shared ones, so that
-its score is the one it would get alone. The body is the stock transformers model; only its attention is replaced, as
-an explicit mask over the whole row would cost four times the arithmetic.
+Each candidate attends to the shared tokens and to itself, at positions that continue the shared ones, so its score
+equals the score it gets alone. The body is the stock transformers model with its attention replaced, because an
+explicit mask over the whole row would cost four times the arithmetic.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ ATTENTION = "qwen3_rag_training_list"
 
 @dataclass(frozen=True)
 class PackedList:
-    """One row: the shared tokens, then each candidate's own.
+    """One row: the shared tokens, then the tokens of each candidate.
 
     Attributes:
         ids: Token ids, shape (1, tokens).
         positions: Position of each token in its own sequence, shape (1, tokens).
-        lengths: Number of shared tokens, then of each candidate's own.
+        lengths: Number of shared tokens, then of each candidate's tokens.
     """
 
     ids: torch.Tensor
@@ -40,7 +40,7 @@ class PackedList:
 
 
 def pack_list(shared: Sequence[int], candidates: Sequence[Sequence[int]]) -> PackedList:
-    """Lay the shared tokens and all candidates end to end."""
+    """Concatenate the shared tokens and all candidates into one row."""
     lengths = (len(shared), *map(len, candidates))
     ids = torch.tensor([token for part in (shared, *candidates) for token in part])
     own = [torch.arange(length) + len(shared) for length in lengths[1:]]
@@ -48,14 +48,14 @@ def pack_list(shared: Sequence[int], candidates: Sequence[Sequence[int]]) -> Pac
 
 
 class _PackedAttention:
-    """Attention of one row at a time, all candidates side by side; `lengths` is set before each forward pass.
+    """Attention of one row, all candidates in one padded batch; `lengths` is set before each forward pass.
 
-    Written out, as PyTorch's fused attention on a CPU takes three times as long for such short sequences.
+    Not fused, because PyTorch's fused attention on a CPU takes three times as long for such short sequences.
     """
 
     lengths: tuple[int, ...] = ()
 
-    # Under torch.compile the lengths would be constants, and each new row would compile anew.
+    # Under torch.compile the lengths would be constants, and each new row would compile again.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
@@ -80,7 +80,7 @@ def _causal(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _side_by_side(x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    # The filling stands behind each candidate's own tokens, where causality hides it. Indexing would be slower.
+    # Padding follows each candidate's tokens, where the causal mask hides it. Indexing would be slower.
     longest = max(lengths)
     return torch.stack([pad(part, (0, 0, 0, longest - part.shape[1])) for part in torch.split(x, lengths, 1)], 1)
 
@@ -91,11 +91,11 @@ AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
 
 
 def yes_no_scores(body: nn.Module, direction: torch.Tensor, packed: PackedList) -> torch.Tensor:
-    """Log-odds of yes against no of each candidate, float32.
+    """Log-odds of yes against no for each candidate: float32 (candidates,).
 
     Args:
-        body: A causal model without its vocabulary head, made with `attn_implementation=ATTENTION`.
-        direction: The head's row of yes minus its row of no, shape (hidden,).
+        body: A causal model without its vocabulary head, created with `attn_implementation=ATTENTION`.
+        direction: The head's row for yes minus its row for no, shape (hidden,).
         packed: The row to score.
     """
     _attention.lengths = packed.lengths

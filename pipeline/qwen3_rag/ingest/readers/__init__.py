@@ -94,8 +94,8 @@ def reader_of(file: File) -> Reader | None:
     if shown is None:
         return None
     module, name = BUILT_IN[shown]
-    found: Reader = getattr(import_module(f"{HERE}.{module}"), name)
-    return found
+    reader: Reader = getattr(import_module(f"{HERE}.{module}"), name)
+    return reader
 
 
 def read(path: Path, largest: int = LARGEST) -> Iterator[Parsed]:
@@ -106,12 +106,12 @@ def read(path: Path, largest: int = LARGEST) -> Iterator[Parsed]:
     """
     try:
         file = File(path, largest)
-        wanted = reader_of(file)
-        if wanted is None:
+        read_with = reader_of(file)
+        if read_with is None:
             claimed = f"{file.suffix} by its name, but " if file.suffix in BUILT_IN else ""
             raise IngestError(f"{path}: {claimed}no kind of file that can be read; known: {' '.join(known())}")
-        for number, given in enumerate(wanted(file)):
-            parsed = given if isinstance(given, Parsed) else Parsed(given)
+        for number, document in enumerate(read_with(file)):
+            parsed = document if isinstance(document, Parsed) else Parsed(document)
             document = parsed.document
             own_id = document.id != Document(document.text).id
             name = document.id if own_id else str(path) if number == 0 else f"{path}#{number}"

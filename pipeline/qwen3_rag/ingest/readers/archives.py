@@ -40,8 +40,8 @@ def word(file: File) -> Iterator[Parsed]:
     with _archive(file, "Word document") as archive:
         title = ""
         if "docProps/core.xml" in archive.namelist():
-            found = ElementTree.fromstring(archive.read("docProps/core.xml")).find(DUBLIN_CORE + "title")
-            title = ((found.text if found is not None else "") or "").strip()
+            element = ElementTree.fromstring(archive.read("docProps/core.xml")).find(DUBLIN_CORE + "title")
+            title = ((element.text if element is not None else "") or "").strip()
         # Pictures are not read, so that they are not turned into text either.
         no_pictures = mammoth.images.img_element(lambda _: {"src": ""})
         page = mammoth.convert_to_html(BytesIO(file.bytes), convert_image=no_pictures).value

@@ -55,11 +55,11 @@ def _sections(text: str, parser: Any) -> list[Section]:
     marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
     marks += sorted(set(_definitions(parser.parse(raw).root_node, raw)))
     starts = _characters(text, raw, [start for start, _ in marks])
-    found = []
+    sections = []
     for (_, path), start, stop in zip(marks, starts, [*starts[1:], len(text)], strict=True):
         if text[start:stop].strip():
-            found.append(Section(start, stop, path, "code"))
-    return found
+            sections.append(Section(start, stop, path, "code"))
+    return sections
 
 
 def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -67,7 +67,7 @@ def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]
     stack: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
     while stack:
         node, path = stack.pop()
-        # A list, as tree-sitter goes through all children anew to find a sibling.
+        # A list, because tree-sitter walks all children to find a sibling.
         children = node.named_children
         for place, child in enumerate(children):
             inner = child
@@ -89,7 +89,7 @@ def _defines(node: Any) -> bool:
 
 def _name(node: Any, raw: bytes) -> str:
     fields = (node.child_by_field_name(field) for field in ("name", "declarator", "type"))
-    named = next((found for found in fields if found is not None), None)
+    named = next((field for field in fields if field is not None), None)
     while named is not None and (inner := named.child_by_field_name("declarator")) is not None:
         named = inner
     return raw[named.start_byte : named.end_byte].decode() if named is not None else node.type.replace("_", " ")
@@ -105,17 +105,17 @@ def _with_comments(nodes: Sequence[Any], place: int, raw: bytes) -> int:
 
 
 def _line_after(place: int, raw: bytes) -> int:
-    found = raw.find(b"\n", place)
-    return len(raw) if found < 0 else found + 1
+    end = raw.find(b"\n", place)
+    return len(raw) if end < 0 else end + 1
 
 
 def _characters(text: str, raw: bytes, places: list[int]) -> list[int]:
     """Places in bytes, in order, as places in characters."""
     if len(raw) == len(text):
         return places
-    found, at, characters = [], 0, 0
+    offsets, at, characters = [], 0, 0
     for place in places:
         characters += len(raw[at:place].decode())
         at = place
-        found.append(characters)
-    return found
+        offsets.append(characters)
+    return offsets

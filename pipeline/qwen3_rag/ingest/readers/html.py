@@ -58,7 +58,7 @@ def read_html(text: str, builder: Builder, chapter: bool = False) -> None:
     if title is not None and not chapter and title.text(strip=True):
         builder.title = heading(title.text())
     body: list[Any] = next(
-        (found for name in ("main", "[role=main]", "article", "body") if len(found := tree.css(name)) == 1), []
+        (nodes for name in ("main", "[role=main]", "article", "body") if len(nodes := tree.css(name)) == 1), []
     )
     for part in body or tree.css("body"):
         _Walk(builder, part).read()
@@ -142,10 +142,10 @@ def _in_content(node: Any) -> bool:
 
 
 def _formula(node: Any) -> str:
-    """MathML as the TeX that it came from, where that is said."""
+    """MathML as TeX, if an annotation holds it; otherwise its text."""
     tex = node.css_first("annotation[encoding='application/x-tex']")
-    said = tex.text() if tex is not None else node.attributes.get("alttext")
-    return f" {said or node.text()} "
+    formula = tex.text() if tex is not None else node.attributes.get("alttext")
+    return f" {formula or node.text()} "
 
 
 def _plain(node: Any) -> str:

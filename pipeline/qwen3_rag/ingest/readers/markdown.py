@@ -1,4 +1,4 @@
-"""Markdown: the document's text is the file's; headings, listings and tables are found by markdown-it."""
+"""Markdown: the document's text is the file's; markdown-it finds headings, listings and tables."""
 
 import re
 from collections.abc import Iterator
@@ -27,15 +27,15 @@ def markdown(file: File) -> Iterator[Parsed]:
     named = _named(front.group(1) or "") if front else None
     # Places where something begins: (character, level of a heading, heading) or (character, 0, kind).
     marks = list(_marks(text, begin))
-    first = next((said for _, level, said in marks if level), None)
+    first = next((label for _, level, label in marks if level), None)
     title = named or first or file.stem
     outline = Outline()
     sections = []
     places = [(begin, 0, "prose"), *marks, (len(text), 0, "prose")]
-    for (start, level, said), (stop, _, _) in pairwise(places):
+    for (start, level, label), (stop, _, _) in pairwise(places):
         if level:
-            outline.enter(level, said)
-        kind: Kind = "prose" if level or said == "prose" else "code" if said == "code" else "table"
+            outline.enter(level, label)
+        kind: Kind = "prose" if level or label == "prose" else "code" if label == "code" else "table"
         if text[start:stop].strip():
             sections.append(Section(start, stop, outline.path(title), kind))
     yield Parsed(Document(text, title=title[:200]), tuple(sections))
@@ -44,8 +44,8 @@ def markdown(file: File) -> Iterator[Parsed]:
 def _named(front: str) -> str | None:
     """The title in the front matter, without its quotes."""
     match = TITLE.search(front)
-    said = match.group(1).strip() if match else ""
-    return said[1:-1] if len(said) > 2 and said[0] in "'\"" and said[0] == said[-1] else said or None
+    label = match.group(1).strip() if match else ""
+    return label[1:-1] if len(label) > 2 and label[0] in "'\"" and label[0] == label[-1] else label or None
 
 
 def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
@@ -62,8 +62,8 @@ def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
         start, stop = (lines[min(line, len(lines) - 1)] for line in token.map)
         if token.type == "heading_open" and inside is not None:
             children = markdown.enable("inline").parseInline(inside.content)[0].children or []
-            said = "".join(child.content for child in children if child.type != "html_inline")
-            yield start, int(token.tag[1:]), " ".join(said.split())
+            label = "".join(child.content for child in children if child.type != "html_inline")
+            yield start, int(token.tag[1:]), " ".join(label.split())
         elif token.type in KINDS:
             yield start, 0, KINDS[token.type]
             yield stop, 0, "prose"

@@ -53,10 +53,10 @@ def _outline(document: Any) -> Iterator[tuple[int, str, int | None]]:
         yield entry.level, entry.get_title(), None if target is None else target.get_index()
 
 
-def _title(said: str) -> str:
+def _title(name: str) -> str:
     """What the file says its title is, unless that is what some word processor left there."""
-    said = " ".join(CONTROLS.sub("", said).split())
-    return "" if NO_TITLE.search(said) else said[:200]
+    name = " ".join(CONTROLS.sub("", name).split())
+    return "" if NO_TITLE.search(name) else name[:200]
 
 
 def _put_together(pages: list[str], outline: list[tuple[int, str, int | None]], title: str) -> Parsed:
@@ -67,14 +67,14 @@ def _put_together(pages: list[str], outline: list[tuple[int, str, int | None]], 
     text = "\n\n".join(pages)
     above = Outline()
     marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
-    for level, said, number in outline:
+    for level, heading, number in outline:
         if number is None or not 0 <= number < len(pages):
             continue
-        above.enter(level, said)
-        # An outline names a page; where on it the heading stands is found by its words.
-        words = r"\s+".join(re.escape(word) for word in said.split()[:12])
-        found = re.search(words, text[starts[number] : starts[number] + len(pages[number])]) if words else None
-        place = starts[number] + (found.start() if found else 0)
+        above.enter(level, heading)
+        # An outline names a page; its place on the page is found by its words.
+        words = r"\s+".join(re.escape(word) for word in heading.split()[:12])
+        match = re.search(words, text[starts[number] : starts[number] + len(pages[number])]) if words else None
+        place = starts[number] + (match.start() if match else 0)
         marks.append((max(place, marks[-1][0]), above.path(title)))
     ends = [place for place, _ in marks[1:]] + [len(text)]
     sections = tuple(

@@ -46,7 +46,7 @@ def csv(file: File) -> Iterator[Document]:
 
 def _encoding(file: File) -> str:
     try:
-        return "utf-8-sig" if (found := file.encoding) == "utf-8" else found
+        return "utf-8-sig" if (encoding := file.encoding) == "utf-8" else encoding
     except IngestError:
         if file.binary:
             raise

@@ -1,4 +1,4 @@
-"""Two protocols, one for embedders and one for rerankers, and what fulfils them."""
+"""The protocols of embedding and reranking runtimes, and the modules that implement them."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from qwen3_rag.errors import ModelError
 
 __all__ = [
     "NEVER",
+    "Cancellation",
     "EmbeddingRuntime",
     "Loaded",
     "Progress",
-    "Reading",
+    "RerankResult",
     "RerankRuntime",
-    "Until",
     "planned",
-    "reading_of",
+    "rerank_result",
 ]
 
 Float32 = NDArray[np.float32]
@@ -28,37 +28,37 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Until:
-    """When reading stops, though candidates are left: what was read by then is kept.
+class Cancellation:
+    """When to stop scoring early; the scores so far are kept.
 
     Attributes:
-        deadline: Value of `time.monotonic()`.
-        cancel: Set by the caller, from any thread.
+        deadline: Value of `time.monotonic()` to stop at.
+        cancel: Stop once it is set, from any thread.
     """
 
     deadline: float | None = None
     cancel: threading.Event | None = None
 
     @property
-    def reached(self) -> str | None:
-        """Why to stop now, or None."""
+    def stop_reason(self) -> str | None:
+        """Why to stop now, or None to continue."""
         if self.cancel is not None and self.cancel.is_set():
             return "cancelled"
         return "deadline passed" if self.deadline is not None and time.monotonic() > self.deadline else None
 
 
-NEVER = Until()
+NEVER = Cancellation()
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a reranker made of some candidates.
+class RerankResult:
+    """A reranker's scores of some candidates.
 
     Attributes:
-        log_odds: float32 (n,), logit(yes) − logit(no); NaN where a candidate was not read.
-        stage: int (n,), which reranker of a cascade spoke last; 0 where there is only one.
-        truncated: How many different texts were cut to fit.
-        stopped: Why candidates were left unread, where some were.
+        log_odds: float32 (n,), logit(yes) − logit(no); NaN where a candidate was not scored.
+        stage: int (n,), the stage of a cascade that scored the candidate last; 0 for a single reranker.
+        truncated: Number of distinct texts that were truncated.
+        stopped: Why some candidates were not scored, or None.
     """
 
     log_odds: Float32
@@ -68,35 +68,40 @@ class Reading:
 
     @property
     def read(self) -> NDArray[np.bool_]:
-        """Which candidates have a score."""
+        """Which candidates were scored: bool (n,)."""
         return ~np.isnan(self.log_odds)
 
 
-def reading_of(log_odds: Float32, read: int, truncated: int, until: Until) -> Reading:
-    """What a single model made of its candidates; `stopped` only where some were left unread.
+def rerank_result(log_odds: Float32, read: int, truncated: int, cancellation: Cancellation) -> RerankResult:
+    """The result of a single model; `stopped` is set only if some candidates were not scored.
 
     Args:
-        log_odds: float32 (n,), NaN where a candidate was not read.
-        read: How many were read.
-        truncated: How many different texts were cut to fit.
-        until: Why the others were not.
+        log_odds: float32 (n,), NaN where a candidate was not scored.
+        read: Number of scored candidates.
+        truncated: Number of distinct texts that were truncated.
+        cancellation: Why the others were not scored.
 
     Raises:
-        ModelError: The model gave a score that is not a finite number.
+        ModelError: A score is NaN or infinite.
     """
     finite = int(np.isfinite(log_odds).sum())
     if finite != read:
         raise ModelError(
-            f"{read - finite} of {read} log-odds are not numbers (NaN or infinite): damaged weights, or a dtype too "
+            f"{read - finite} of {read} log-odds are NaN or infinite: the weights are damaged, or the dtype is too "
             "narrow"
         )
-    # A cancel event that its owner has cleared again still was the reason.
-    stopped = None if read == len(log_odds) else until.reached or "cancelled"
-    return Reading(log_odds, np.zeros(len(log_odds), dtype=np.int64), truncated, stopped)
+    # The owner may have cleared the cancel event since.
+    stopped = None if read == len(log_odds) else cancellation.stop_reason or "cancelled"
+    return RerankResult(log_odds, np.zeros(len(log_odds), dtype=np.int64), truncated, stopped)
+
+
+# Deprecated names, kept because users' own rerankers may import them.
+Reading = RerankResult
+Until = Cancellation
 
 
 class Planned(Protocol):
-    """What decides where a model that is not loaded yet will run."""
+    """The arguments that decide what a model will run on."""
 
     device: str
     dtype: str
@@ -105,10 +110,7 @@ class Planned(Protocol):
 
 
 def planned(model: Planned) -> dict[str, str]:
-    """Device, dtype and attention that a model will have when it is loaded.
-
-    A server decides on all of it itself; which text form it takes is known once it was asked.
-    """
+    """Device, dtype and attention that a model will use once loaded; a server decides these itself."""
     if "://" in model.runtime:
         return {"device": model.runtime, "dtype": "the server's", "attention": "the server's"}
     from qwen3_rag.models import attention, loading
@@ -116,32 +118,32 @@ def planned(model: Planned) -> dict[str, str]:
     device = loading.choose_device(model.device)
     dtype = loading.choose_dtype(model.dtype, device, int8=model.runtime == "native")
     name = {"transformers": "sdpa"}.get(model.runtime, model.runtime)
-    known = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
+    runs_on = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
     if model.runtime == "native":
-        known["attention"], _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
-        known["compiled"] = "yes" if model.runtime_options.get("compile") is True else "no"
-    return known
+        runs_on["attention"], _ = attention.choose(str(model.runtime_options.get("attention", "auto")), device, dtype)
+        runs_on["compiled"] = "yes" if model.runtime_options.get("compile") is True else "no"
+    return runs_on
 
 
 class Loaded(Protocol):
-    """A model that is loaded."""
+    """A loaded model."""
 
     @property
     def runs_on(self) -> dict[str, str]:
-        """Device, dtype, attention and the like, in words."""
+        """Device, dtype, attention and similar facts, as text."""
 
 
 class RerankRuntime(Loaded, Protocol):
-    """Reads pairs of query and document."""
+    """Scores pairs of query and document."""
 
     def read(
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        until: Until = NEVER,
+        cancellation: Cancellation = NEVER,
         progress: Progress | None = None,
-    ) -> Reading:
-        """Log-odds of each (query, document); once `until` is reached the rest stays unread (NaN)."""
+    ) -> RerankResult:
+        """Log-odds of each (query, document); NaN for pairs left once `cancellation` applies."""
 
 
 class EmbeddingRuntime(Loaded, Protocol):

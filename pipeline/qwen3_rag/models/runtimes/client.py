@@ -1,4 +1,4 @@
-"""Requests to a model server: the key, time-outs, patience with a busy server, and errors that say what to do."""
+"""Requests to a model server: authentication, timeouts, retries, and errors that say what to do."""
 
 import logging
 import os
@@ -12,33 +12,33 @@ from typing import Any
 import httpx2
 
 from qwen3_rag.errors import ModelError
-from qwen3_rag.models.runtimes import NEVER, Until
+from qwen3_rag.models.runtimes import NEVER, Cancellation
 from qwen3_rag.models.runtimes.address import API_KEY, check_url
 
 __all__ = ["Client", "RefusedError", "StoppedError"]
 
 BUSY = (429, 503)
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; doubled from attempt to attempt
-MOST_ASKED = 60.0  # seconds a server may ask to wait by Retry-After; beyond, waiting is the user's decision
-TICK = 0.05
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; the wait doubles with each attempt
+LONGEST_RETRY_AFTER = 60.0  # seconds; a longer Retry-After is an error, so that the user decides
+POLL_SECONDS = 0.05
 logger = logging.getLogger("qwen3_rag")
 
 
 class RefusedError(ModelError):
-    """The server does not take this request, but may take another: wrong path, wrong form, or too long."""
+    """The server rejects this request but may accept another: wrong path, wrong format, or too long."""
 
 
 class StoppedError(Exception):
-    """The deadline passed, or the caller cancelled, before the server answered."""
+    """The deadline passed or the caller cancelled before the server answered."""
 
 
 class Client:
-    """One server. May be used from many threads at once.
+    """An HTTP client for one server; safe to use from many threads.
 
     Args:
-        url: Its address, with or without `/v1`.
-        options: `api_key_env` (variable with the key, sent as a bearer token), `timeout` (seconds without an answer,
-            120 by default) and `retries` (4).
+        url: The server's URL, with or without `/v1`.
+        options: `api_key_env` (environment variable with the key, sent as a bearer token), `timeout` (seconds to wait
+            for an answer, 120 by default) and `retries` (4 by default).
     """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
@@ -51,49 +51,49 @@ class Client:
         weakref.finalize(self, self._http.close).atexit = False
 
     def get(self, path: str) -> Any:
-        """The JSON found at a path. Errors as in `post`."""
+        """The JSON response to a GET request. Errors as in `post`."""
         return self._ask("GET", path, None, NEVER)
 
-    def post(self, path: str, body: Mapping[str, Any], until: Until = NEVER) -> Any:
-        """The JSON answer to a request.
+    def post(self, path: str, body: Mapping[str, Any], cancellation: Cancellation = NEVER) -> Any:
+        """The JSON response to a POST request.
 
         Raises:
-            RefusedError: The server does not take this request.
-            StoppedError: `until` came first.
-            ModelError: It cannot be reached, stays busy, does not answer in time, or refuses the key.
+            RefusedError: The server rejects this request.
+            StoppedError: `cancellation` applied first.
+            ModelError: The server cannot be reached, stays busy, does not answer in time, or rejects the key.
         """
-        return self._ask("POST", path, body, until)
+        return self._ask("POST", path, body, cancellation)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, until: Until) -> Any:
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, cancellation: Cancellation) -> Any:
         for attempt in range(self.retries + 1):
-            trouble, wait = self._attempt(method, path, body, until)
-            if isinstance(trouble, httpx2.Response):
-                return self._read(trouble, path)
+            outcome, retry_after = self._attempt(method, path, body, cancellation)
+            if isinstance(outcome, httpx2.Response):
+                return self._read(outcome, path)
             if attempt < self.retries:
-                self._pause(self._wait(attempt, wait, trouble), until)
+                self._pause(self._wait(attempt, retry_after, outcome), cancellation)
         raise ModelError(
-            f"the server {self.url} could not be used in {self.retries + 1} attempts: {trouble}; expected one that is "
-            "started and not overloaded"
+            f"the server {self.url} failed in {self.retries + 1} attempts: {outcome}; expected a running server that "
+            "is not overloaded"
         )
 
     def _attempt(
-        self, method: str, path: str, body: Mapping[str, Any] | None, until: Until
+        self, method: str, path: str, body: Mapping[str, Any] | None, cancellation: Cancellation
     ) -> tuple[httpx2.Response | str, float | None]:
-        """The answer; or what went wrong, and how long the server asks to wait."""
-        if until.reached:
+        """The response; or the problem, and the seconds of a `Retry-After`."""
+        if cancellation.stop_reason:
             raise StoppedError
-        left = self.timeout if until.deadline is None else max(until.deadline - time.monotonic(), 1e-3)
+        left = self.timeout if cancellation.deadline is None else max(cancellation.deadline - time.monotonic(), 1e-3)
         timeout = httpx2.Timeout(min(self.timeout, left), connect=min(self.timeout, left, 10.0))
         try:
             answer = self._http.request(method, self.url + path, json=body, timeout=timeout)
         except httpx2.ConnectError as error:
             return f"cannot connect: {error}", None
         except httpx2.TimeoutException as error:
-            if until.reached:
+            if cancellation.stop_reason:
                 raise StoppedError from error
             if isinstance(error, httpx2.ConnectTimeout):
                 return "cannot connect in time", None
-            # The work may still be going on there: asking again would only add to it.
+            # The server may still be computing the answer: a retry would only add load.
             raise ModelError(
                 f"the server {self.url} gave no answer to {path} within timeout={self.timeout:g} s; raise the option "
                 "'timeout' or lower 'batch_size'"
@@ -101,57 +101,60 @@ class Client:
         except httpx2.TransportError as error:
             return f"{type(error).__name__}: {error}", None
         if answer.status_code in BUSY:
-            return f"HTTP {answer.status_code}: {_said(answer)}", _retry_after(answer)
+            return f"HTTP {answer.status_code}: {_error_message(answer)}", _retry_after(answer)
         return answer, None
 
-    def _wait(self, attempt: int, asked: float | None, trouble: str) -> float:
-        if asked is not None and asked > MOST_ASKED:
+    def _wait(self, attempt: int, retry_after: float | None, problem: str) -> float:
+        if retry_after is not None and retry_after > LONGEST_RETRY_AFTER:
             raise ModelError(
-                f"the server {self.url} asks to wait {asked:g} s ({trouble}); expected at most {MOST_ASKED:g}"
+                f"the server {self.url} asks to wait {retry_after:g} s ({problem}); expected at most "
+                f"{LONGEST_RETRY_AFTER:g}"
             )
-        # Half to whole, at random: callers turned away together do not come back together.
-        own = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
-        seconds = own if asked is None else asked
-        logger.info("%s: %s; asking again in %.1f s", self.url, trouble, seconds)
+        # Randomised between half and the whole, so that callers rejected together do not retry together.
+        backoff = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+        seconds = backoff if retry_after is None else retry_after
+        logger.info("%s: %s; retrying in %.1f s", self.url, problem, seconds)
         return seconds
 
     @staticmethod
-    def _pause(seconds: float, until: Until) -> None:
+    def _pause(seconds: float, cancellation: Cancellation) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if until.reached:
+            if cancellation.stop_reason:
                 raise StoppedError
-            time.sleep(min(left, TICK))
+            time.sleep(min(left, POLL_SECONDS))
 
     def _read(self, answer: httpx2.Response, path: str) -> Any:
         if answer.status_code in (401, 403):
-            there = "set" if os.environ.get(self.key_name) else "not set"
+            state = "set" if os.environ.get(self.key_name) else "not set"
             raise ModelError(
                 f"the server {self.url} refuses access (HTTP {answer.status_code}); expected its key in the "
-                f"environment variable {self.key_name}, which is {there}"
+                f"environment variable {self.key_name}, which is {state}"
             )
         if answer.status_code != 200:
-            raise RefusedError(f"the server {self.url} answered {path} with HTTP {answer.status_code}: {_said(answer)}")
+            raise RefusedError(
+                f"the server {self.url} answered {path} with HTTP {answer.status_code}: {_error_message(answer)}"
+            )
         try:
             return answer.json()
         except ValueError as error:
             raise ModelError(f"the server {self.url} answered {path} with no JSON: {answer.text[:80]!r}…") from error
 
 
-def _said(answer: httpx2.Response) -> str:
-    """A server's own words about an error, in OpenAI's form or any other."""
+def _error_message(answer: httpx2.Response) -> str:
+    """The error message in a response, in OpenAI's format or any other."""
     try:
-        found = answer.json()
+        message = answer.json()
     except ValueError:
         return answer.text[:200].strip()
     for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return str(found)[:300]
+        if isinstance(message, dict) and name in message:
+            message = message[name]
+    return str(message)[:300]
 
 
 def _retry_after(answer: httpx2.Response) -> float | None:
-    """Seconds out of `Retry-After`, which is a number of them or a date."""
+    """Seconds to wait according to `Retry-After`, which is a number of seconds or a date."""
     value = answer.headers.get("Retry-After", "").strip()
     if not value:
         return None

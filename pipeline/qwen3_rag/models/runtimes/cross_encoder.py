@@ -1,7 +1,7 @@
-"""`runtime="sentence-transformers"` for rerankers: any cross-encoder that library loads.
+"""`runtime="sentence-transformers"` for rerankers: any cross-encoder that the library loads.
 
-The library is handed token ids, not text: its own chat template, where a checkpoint has one, and its tokenizer play no
-part, so that the official format is met to the token and no text can act as a control token.
+The library gets token ids, not text. Its tokenizer and a checkpoint's chat template are not used, so the input is the
+official format to the token and no text can act as a control token.
 """
 
 import threading
@@ -15,7 +15,7 @@ from torch import nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.loading import check_length, head_of, quiet_loading
-from qwen3_rag.models.runtimes import NEVER, Progress, Reading, Until, reading_of
+from qwen3_rag.models.runtimes import NEVER, Cancellation, Progress, RerankResult, rerank_result
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of
 from qwen3_rag.models.runtimes.sentence import NeutralText, open_library_model
 from qwen3_rag.models.tokens import Tokens
@@ -23,7 +23,7 @@ from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS
 
 __all__ = ["SentenceReranker"]
 
-# Batches sorted by length together: early enough a stop keeps the scores of those first in line.
+# Batches that are sorted by length together; few, so that stopping early leaves the first candidates scored.
 WINDOW = 4
 Row = dict[str, list[int]]
 
@@ -37,17 +37,17 @@ class ChatInput:
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
 
     def check(self, instruction: str, query: str) -> None:
-        """Raise if the query leaves no room for a document."""
+        """Raise if the query leaves no tokens for a document."""
         self.input.query(instruction, query)
 
     def rows(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Row], int]:
-        """Rows of the pairs, and how many documents were cut."""
+        """Rows of the pairs, and the number of truncated documents."""
         rows, truncated = [], 0
         for query, document in pairs:
             head = self.input.query(instruction, query)
-            rest, cut = self.input.documents([document], self.input.room(head))
+            rest, count = self.input.documents([document], self.input.document_budget(head))
             rows.append({"input_ids": head + rest[0]})
-            truncated += cut
+            truncated += count
         return rows, truncated
 
 
@@ -57,38 +57,38 @@ class PairInput:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.neutral, self.max_length = NeutralText(tokenizer), max_length
         self.pad = tokenizer.pad_token_id or 0
-        self.frame = tokenizer.num_special_tokens_to_add(pair=True)
-        self.typed = "token_type_ids" in tokenizer.model_input_names
-        self.cutting = NeutralText(tokenizer).copy
-        self.cutting.enable_truncation(max_length, strategy="only_second")
+        self.special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
+        self.has_types = "token_type_ids" in tokenizer.model_input_names
+        self.truncating = NeutralText(tokenizer).copy
+        self.truncating.enable_truncation(max_length, strategy="only_second")
 
     def check(self, instruction: str, query: str) -> None:
-        """Raise if the query leaves no room for a document, or an instruction is given."""
+        """Raise if the query leaves no tokens for a document, or for any instruction but the default."""
         if instruction != INSTRUCTIONS[DEFAULT_INSTRUCTION]:
             raise InvalidArgumentError(
-                f"instruction={instruction!r} given, but this model reads plain pairs of query and document; expected "
+                f"instruction is {instruction!r}, but this model reads plain pairs of query and document; expected "
                 "no instruction"
             )
-        if (count := len(self.neutral.spans(self.neutral(query))) + self.frame) >= self.max_length:
+        if (count := len(self.neutral.spans(self.neutral(query))) + self.special_tokens) >= self.max_length:
             raise InvalidArgumentError(
-                f"the query takes {count} tokens with its frame; expected fewer than max_length={self.max_length}, so "
-                f"that a document fits: {query[:60]!r}…"
+                f"query and special tokens take {count} tokens; expected fewer than max_length={self.max_length}, "
+                f"so that a document fits: {query[:60]!r}…"
             )
 
     def rows(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Row], int]:
-        """Rows of the pairs, and how many documents were cut."""
+        """Rows of the pairs, and the number of truncated documents."""
         neutral = [(self.neutral(query), self.neutral(document)) for query, document in pairs]
-        encoded = self.cutting.encode_batch(neutral)
-        types = [{"token_type_ids": e.type_ids} if self.typed else {} for e in encoded]
+        encoded = self.truncating.encode_batch(neutral)
+        types = [{"token_type_ids": e.type_ids} if self.has_types else {} for e in encoded]
         rows = [{"input_ids": e.ids, **t} for e, t in zip(encoded, types, strict=True)]
         return rows, sum(bool(e.overflowing) for e in encoded)
 
 
 class TwoRows(nn.Module):
-    """In place of the output layer: the logits of no and yes alone, in float32 whatever the model's type.
+    """Replaces the output layer: computes only the logits of no and yes, always in float32.
 
-    The library takes the difference of two logits out of a whole vocabulary's in the model's type; in bfloat16 these
-    come in steps of 1/16.
+    The library computes all logits in the model's type and subtracts two of them; bfloat16 rounds these to steps of
+    1/16.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
@@ -102,10 +102,10 @@ class TwoRows(nn.Module):
 
 
 class SentenceReranker:
-    """A `CrossEncoder`; log-odds are its raw score, before any sigmoid. Calls from several threads take turns.
+    """A `CrossEncoder`; log-odds are its raw scores, before any sigmoid. Threads take turns.
 
-    A causal checkpoint, or a one-label classifier whose tokenizer has ChatML's control tokens, reads the official
-    format; any other one-label classifier reads plain pairs and takes no instruction.
+    A causal checkpoint, or a one-label classifier whose tokenizer has ChatML's control tokens, gets the official
+    format; any other one-label classifier gets plain pairs and takes no instruction.
     """
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
@@ -118,10 +118,10 @@ class SentenceReranker:
         self.batch_size = int(options.get("batch_size", 32))
         self.causal = head == "causal"
         self.input = self._input(folder, max_length)
-        # A one-label decoder finds each row's last token by looking for this id from the right.
+        # A one-label decoder finds each row's last token by this id.
         self.model.config.pad_token_id = self.input.pad
         if self.causal:
-            self._check_scored(direction_of(folder, Tokens(folder))[1])
+            self._check_scored_tokens(direction_of(folder, Tokens(folder))[1])
         self._lock = threading.Lock()
 
     def _input(self, folder: Path, max_length: int) -> ChatInput | PairInput:
@@ -131,11 +131,11 @@ class SentenceReranker:
             return ChatInput(folder, max_length)
         return PairInput(tokenizer, min(max_length, self.model.max_seq_length or max_length))
 
-    def _check_scored(self, no_yes: list[int]) -> None:
+    def _check_scored_tokens(self, no_yes: list[int]) -> None:
         scorer = self.model[-1]
-        found = [getattr(scorer, "false_token_id", None), getattr(scorer, "true_token_id", None)]
-        if found != no_yes:
-            raise ModelError(f"the checkpoint scores the tokens {found}; expected those of no and yes, {no_yes}")
+        token_ids = [getattr(scorer, "false_token_id", None), getattr(scorer, "true_token_id", None)]
+        if token_ids != no_yes:
+            raise ModelError(f"the checkpoint scores the tokens {token_ids}; expected those of no and yes, {no_yes}")
         inner = self.model[0].model
         if self.model.backend == "torch" and type(layer := inner.get_output_embeddings()) is nn.Linear:
             inner.set_output_embeddings(TwoRows(layer.weight[no_yes]))
@@ -145,27 +145,27 @@ class SentenceReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        until: Until = NEVER,
+        cancellation: Cancellation = NEVER,
         progress: Progress | None = None,
-    ) -> Reading:
-        """Log-odds of pairs, `batch_size` at a time, alike in length within a window of a few batches."""
+    ) -> RerankResult:
+        """Log-odds of pairs, `batch_size` at a time, sorted by length within a window of a few batches."""
         for query in dict.fromkeys(query for query, _ in pairs):
             self.input.check(instruction, query)
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
         truncated, read, size = 0, 0, self.batch_size * WINDOW
         for start in range(0, len(pairs), size):
-            if until.reached:
+            if cancellation.stop_reason:
                 break
-            rows, cut = self.input.rows(instruction, pairs[start : start + size])
-            truncated += cut
-            for chunk in _alike(rows, self.batch_size):
-                if until.reached:
+            rows, count = self.input.rows(instruction, pairs[start : start + size])
+            truncated += count
+            for chunk in _by_length(rows, self.batch_size):
+                if cancellation.stop_reason:
                     break
                 log_odds[[start + i for i in chunk]] = self._scores([rows[i] for i in chunk])
                 read += len(chunk)
                 if progress:
                     progress(len(chunk))
-        return reading_of(log_odds, read, truncated, until)
+        return rerank_result(log_odds, read, truncated, cancellation)
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -178,7 +178,7 @@ class SentenceReranker:
         return scores[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def _alike(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
+def _by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     return (order[start : start + size] for start in range(0, len(rows), size))
 
@@ -188,24 +188,24 @@ def _padded(rows: Sequence[Row], pad: int, left: bool, device: torch.device) -> 
     columns: dict[str, list[list[int]]] = {"attention_mask": []}
     for row in rows:
         for name, values in {**row, "attention_mask": [1] * len(row["input_ids"])}.items():
-            filling = [pad if name == "input_ids" else 0] * (longest - len(values))
-            columns.setdefault(name, []).append(filling + values if left else values + filling)
+            padding = [pad if name == "input_ids" else 0] * (longest - len(values))
+            columns.setdefault(name, []).append(padding + values if left else values + padding)
     return {name: torch.tensor(values, device=device) for name, values in columns.items()}
 
 
 def _check_complete(folder: Path, head: str, model: Any) -> None:
-    """The library fills weights that a checkpoint lacks with random numbers, silently: read its names again.
+    """Check that the checkpoint has all weights, because the library silently initialises missing ones at random.
 
     Raises:
-        ModelError: There is no reranker's head, or weights are missing.
+        ModelError: The checkpoint has no reranker's head, or weights are missing.
     """
     if (folder / "modules.json").is_file():
-        return  # saved by the library, perhaps in several parts, with heads of its own
+        return  # saved by the library, possibly in several modules with other heads
     if head == "none":
         raise ModelError(f"{folder} is neither a causal decoder nor a one-label classifier; expected a reranker")
     with quiet_loading():
         _, report = type(model[0].model).from_pretrained(
             folder, device_map="meta", use_safetensors=True, output_loading_info=True
         )
-    if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise ModelError(f"{folder} lacks the weights {', '.join(lacking[:3])}; expected a complete {head} checkpoint")
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise ModelError(f"{folder} lacks the weights {', '.join(missing[:3])}; expected a complete {head} checkpoint")

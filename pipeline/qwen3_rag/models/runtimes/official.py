@@ -1,8 +1,8 @@
-"""`runtime="transformers"`: the official formula as it stands. Slow and obvious: the reference for every other runtime.
+"""`runtime="transformers"`: the official formula, slow and simple; the reference for every other runtime.
 
-Left padding, a full forward pass with vocabulary-wide logits, and the softmax of no and yes at the last position, as
-the model card of `Qwen/Qwen3-Reranker-0.6B` prescribes. Only the tokenizing is not the card's: text from outside goes
-through `models.tokens`, so that it cannot act as control tokens.
+It follows the model card of `Qwen/Qwen3-Reranker-0.6B`: left padding, a full forward pass with logits for the whole
+vocabulary, and the softmax of no and yes at the last position. Only tokenizing differs: text from outside goes through
+`models.tokens`, so that it cannot act as control tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.models.loading import check_length, choose_device, choose_dtype, load_model, load_weights
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until, reading_of
+from qwen3_rag.models.runtimes import NEVER, Cancellation, Float32, Progress, RerankResult, rerank_result
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.tokens import Tokens
 
@@ -45,7 +45,7 @@ class OfficialReranker:
         self.model = load_model(folder, head, chosen, "sdpa").to(self.device)
         check_length(max_length, self.model.config)
         self.head, self.no_yes = head, ids
-        # A one-label classifier finds each row's last token by looking for the padding id from the right.
+        # A one-label classifier finds each row's last token by the padding id.
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
         self.model.config.pad_token_id = self.pad
 
@@ -53,26 +53,26 @@ class OfficialReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        until: Until = NEVER,
+        cancellation: Cancellation = NEVER,
         progress: Progress | None = None,
-    ) -> Reading:
+    ) -> RerankResult:
         """Log-odds of pairs, `batch_size` at a time."""
         sequences, truncated = [], 0
         for query, document in pairs:
             head = self.input.query(instruction, query)
-            rest, cut = self.input.documents([document], self.input.room(head))
+            rest, count = self.input.documents([document], self.input.document_budget(head))
             sequences.append(head + rest[0])
-            truncated += cut
+            truncated += count
         log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
         for chunk in _chunks(len(pairs), self.batch_size):
-            if until.reached:
+            if cancellation.stop_reason:
                 break
             batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
             log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
             read += len(chunk)
             if progress:
                 progress(len(chunk))
-        return reading_of(log_odds, read, truncated, until)
+        return rerank_result(log_odds, read, truncated, cancellation)
 
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -84,7 +84,7 @@ class OfficialReranker:
 
 
 class OfficialEmbedder:
-    """The official embedding script's computation: left padding, last position, cut, normalised."""
+    """The official embedding script's computation: left padding, last position, normalised."""
 
     takes_instructions = True
 
@@ -102,11 +102,11 @@ class OfficialEmbedder:
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
-        """Unit rows of queries."""
+        """Unit rows of queries; a query longer than `max_length` is an error."""
         return self._embed(query_ids(self.tokens, texts, instruction, self.max_length), None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
-        """Unit rows of documents."""
+        """Unit rows of documents, each truncated to `max_length` tokens."""
         return self._embed([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
 
     def _embed(self, encoded: list[list[int]], progress: Progress | None) -> Float32:

@@ -1,8 +1,8 @@
-"""The probe that finds out which way of asking a server understands, and whether it was started rightly.
+"""Probes a server for the request format it understands, and detects wrongly started servers.
 
-A reranking server may want the model's template in the texts, or put it there itself; it may have been started
-without it, and then its answers look right and are not. So each way is tried on fixed pairs whose order is beyond
-doubt, and only one that puts every right document first is used.
+A reranking server may expect the model's template in the texts or add it itself. Started without the template, it
+returns scores that look right but are wrong. So each format is tried on fixed pairs with an obvious order, and only a
+format that ranks every right document first is used.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, RERANK_PREFIX, 
 __all__ = ["DEFAULT", "PROBES", "START", "Chosen", "choose", "wrong_queries"]
 
 DEFAULT = INSTRUCTIONS[DEFAULT_INSTRUCTION]
-OTHER = "Given a bill of lading, name the port of departure"
-# Relative difference below which two scores are one; 16-bit models repeat themselves no better.
+OTHER_INSTRUCTION = "Given a bill of lading, name the port of departure"
+# Relative difference up to which two scores count as equal; 16-bit models are no more repeatable.
 SAME = 2e-3
 START = (
     "Start it for reranking; with vLLM: vllm serve MODEL --runner pooling --convert classify --hf-overrides "
     '\'{"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax", "num_labels": 1}\' '
-    "(without --hf-overrides for a one-label classifier). It needs no --chat-template, for this package sends the "
+    "(without --hf-overrides for a one-label classifier). It needs no --chat-template, because this package sends the "
     "template; a server that adds one itself must add exactly the model card's"
 )
-# Query, the document that answers it, and two that do not.
+# A query, the document that answers it, and two that do not.
 PROBES: tuple[tuple[str, str, str, str], ...] = (
     (
         "What is the capital of China?",
@@ -73,14 +73,14 @@ PROBES: tuple[tuple[str, str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Chosen:
-    """The way of asking that a server understands.
+    """The request format that a server understands.
 
     Attributes:
-        form: The way.
-        probabilities: Whether the answers are probabilities rather than log-odds.
-        instructed: Whether an instruction has an effect.
-        exact: Whether the server says it read as many tokens as the whole template has.
-        margin: Log-odds between right and best wrong document, at the closest query.
+        form: The request format.
+        probabilities: Whether the scores are probabilities rather than log-odds.
+        instructed: Whether an instruction changes the scores.
+        exact: Whether the server reports the token count of the whole template.
+        margin: Smallest difference in log-odds, over the queries, between the right and the best wrong document.
     """
 
     form: Form
@@ -90,40 +90,42 @@ class Chosen:
     margin: float
 
     def log_odds(self, values: Float32) -> Float32:
-        """Log-odds of the server's numbers."""
+        """Log-odds of the server's scores."""
         return log_odds_of(values) if self.probabilities else values
 
 
 def choose(served: Served, endpoint: str, probe: bool) -> Chosen:
-    """Find the way of asking that ranks every fixed pair right.
+    """Find the request format that ranks every fixed pair right.
 
-    Token ids come first, which no template can spoil. Of several ways with texts the one wins that makes the server
-    read the right number of tokens. Where it does not say, its own template goes first: a template twice ranks easy
-    pairs right as well, with other scores, while a model without any template fails on some of them.
+    Token ids are tried first, because no template can spoil them. Among the text formats, one for which the server
+    reports the right number of tokens wins. If the server reports none, its own template is preferred: a doubled
+    template still ranks easy pairs right, with wrong scores, while a model without any template fails on some pairs.
 
     Args:
         served: The server.
-        endpoint: "auto", or "classify", "score" or "rerank" alone.
-        probe: False takes the first way that is answered at all.
+        endpoint: "auto", or only "classify", "score" or "rerank".
+        probe: False takes the first format that the server answers, without checking the ranking.
 
     Raises:
-        ModelError: None does; says how to start the server.
+        ModelError: No format works; the message says how to start the server.
     """
     failures: list[str] = []
     if served.rerank_input and endpoint in ("auto", "classify"):
-        found = _tried(served, IdForm(served.rerank_input), probe, failures)
-        if found:
-            return found
+        chosen = _try_form(served, IdForm(served.rerank_input), probe, failures)
+        if chosen:
+            return chosen
     forms = [form for form in TEXT_FORMS if endpoint in ("auto", form.endpoint)]
     if forms and probe and _symmetric(served, forms[-1]):
         raise ModelError(
-            f"the server {served.client.url} gives the same scores when query and document change places: it compares "
+            f"the server {served.client.url} gives the same scores when query and document are swapped: it compares "
             f"embeddings; expected a reranker. {START}"
         )
-    passed = [found for form in forms if (found := _tried(served, form, probe, failures))]
+    passed = [chosen for form in forms if (chosen := _try_form(served, form, probe, failures))]
     if passed:
         return (
-            max(passed, key=lambda found: (found.exact, not found.form.template, found.margin)) if probe else passed[0]
+            max(passed, key=lambda chosen: (chosen.exact, not chosen.form.template, chosen.margin))
+            if probe
+            else passed[0]
         )
     if endpoint == "classify" and not served.rerank_input:
         failures.append(f"endpoint='classify' needs the tokenizer of {served.model!r}, which is not on this machine")
@@ -132,16 +134,16 @@ def choose(served: Served, endpoint: str, probe: bool) -> Chosen:
     )
 
 
-def _tried(served: Served, form: Form, probe: bool, failures: list[str]) -> Chosen | None:
-    """A way, tried on the fixed pairs; None, and the reason added, if it is refused or ranks wrong."""
+def _try_form(served: Served, form: Form, probe: bool, failures: list[str]) -> Chosen | None:
+    """Try a format on the fixed pairs; if it fails, add the reason to `failures` and return None."""
     try:
-        found, chosen = _measured(served, form)
+        scores, chosen = _measure(served, form)
     except RefusedError as error:
         if isinstance(form, TextForm) and not form.plain:
-            return _tried(served, replace(form, plain=True), probe, failures)
+            return _try_form(served, replace(form, plain=True), probe, failures)
         failures.append(f"{form.name}: {error}")
         return None
-    wrong = wrong_queries(found)
+    wrong = wrong_queries(scores)
     if wrong and probe:
         failures.append(
             f"{form.name}: it ranks {len(wrong)} of {len(PROBES)} fixed queries wrong, such as {wrong[0]!r}"
@@ -150,8 +152,8 @@ def _tried(served: Served, form: Form, probe: bool, failures: list[str]) -> Chos
     return chosen
 
 
-def _measured(served: Served, form: Form) -> tuple[Float32, Chosen]:
-    """Scores (queries, 3) of the fixed pairs, the right document first; and what they tell."""
+def _measure(served: Served, form: Form) -> tuple[Float32, Chosen]:
+    """Scores (queries, 3) of the fixed pairs, the right document first, and the format's properties."""
     rows = []
     for query, *documents in PROBES:
         rows.append(form.ask(served, DEFAULT, query, documents).values)
@@ -170,38 +172,38 @@ def _margins(log_odds: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def wrong_queries(scores: NDArray[np.floating]) -> list[str]:
-    """Queries of the fixed pairs whose answer is not first, given scores (queries, 3)."""
+    """Queries whose right document does not have the highest of the scores (queries, 3)."""
     return [probe[0] for probe, margin in zip(PROBES, _margins(scores), strict=True) if not margin > 0]
 
 
 def _instructed(served: Served, form: Form, before: Float32) -> bool:
-    """Whether another instruction moves the first query's scores."""
+    """Whether another instruction changes the first query's scores."""
     if form.template:
         return True
     query, *documents = PROBES[0]
-    return not np.allclose(before, form.ask(served, OTHER, query, documents).values, rtol=SAME, atol=0)
+    return not np.allclose(before, form.ask(served, OTHER_INSTRUCTION, query, documents).values, rtol=SAME, atol=0)
 
 
 def _exact(served: Served, form: Form) -> bool:
-    """Whether the server read as many tokens for a pair as it has with the whole template."""
+    """Whether the server reports as many tokens for a pair as the whole template gives it."""
     query, document = PROBES[0][:2]
     read = form.ask(served, DEFAULT, query, [document]).tokens_read
-    whole = f"{RERANK_PREFIX}{rerank_query(DEFAULT, query)} {document}{RERANK_SUFFIX}"
+    prompt = f"{RERANK_PREFIX}{rerank_query(DEFAULT, query)} {document}{RERANK_SUFFIX}"
     if served.tokens:
-        return read == len(served.tokens.encode_control(whole))
-    found = served.tokenized(whole)
-    return found is not None and read == len(found["tokens"])
+        return read == len(served.tokens.encode_control(prompt))
+    response = served.tokenized(prompt)
+    return response is not None and read == len(response["tokens"])
 
 
 def _symmetric(served: Served, form: Form) -> bool:
-    """Whether query and document may change places without effect, in pairs that fit and pairs that do not."""
+    """Whether swapping query and document leaves the scores unchanged, for matching and non-matching pairs."""
     query, right, other, _ = PROBES[0]
 
-    def both_ways(one: str, two: str) -> Sequence[float]:
-        return [float(form.ask(served, "", a, [b]).values[0]) for a, b in ((one, two), (two, one))]
+    def both_ways(first: str, second: str) -> Sequence[float]:
+        return [float(form.ask(served, "", a, [b]).values[0]) for a, b in ((first, second), (second, first))]
 
     try:
-        found = np.array([both_ways(query, right), both_ways(query, other), both_ways(right, other)])
+        scores = np.array([both_ways(query, right), both_ways(query, other), both_ways(right, other)])
     except RefusedError:
         return False
-    return bool(np.allclose(found[:, 0], found[:, 1], rtol=SAME, atol=0))
+    return bool(np.allclose(scores[:, 0], scores[:, 1], rtol=SAME, atol=0))

@@ -1,4 +1,4 @@
-"""Which runtimes there are, and which options each understands."""
+"""The available runtimes and the options of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Check = Callable[[Any, str], object]
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a runtime's class is, and its options, each with the check of its value.
+    """A runtime's class and its options.
 
     Attributes:
         module: Module in this package.
         name: Class in the module.
-        options: Name of an option to the function that checks its value.
-        further: Whether it takes options beside these, checked when it is loaded.
-        remote: Whether it takes a server's URL and the model's name in place of a folder with weights.
+        options: Option name to the function that checks its value.
+        extra_options: Whether it takes other options too, which are checked at loading.
+        remote: Whether it takes a server's URL and a model source in place of a folder with weights.
     """
 
     module: str
     name: str
     options: Mapping[str, Check]
-    further: bool = False
+    extra_options: bool = False
     remote: bool = False
 
 
@@ -56,7 +56,7 @@ def _backend(value: Any, name: str) -> object:
     return one_of(value, ("torch", "onnx", "openvino"), name)
 
 
-# The first two are other arguments of ours; the others would let code or pickles out of a checkpoint run.
+# `dtype` is a separate argument; the others would let a checkpoint run code or load pickles.
 _NOT_PASSED_ON = ("dtype", "torch_dtype", "trust_remote_code", "use_safetensors")
 
 
@@ -112,17 +112,17 @@ RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
             "native": Runtime("native", "NativeEmbedder", _NATIVE),
             "transformers": Runtime("official", "OfficialEmbedder", _BATCHED),
             "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _LIBRARY),
-            "vllm": Runtime("vllm", "VllmEmbedder", {"hub": _hub}, further=True),
+            "vllm": Runtime("vllm", "VllmEmbedder", {"hub": _hub}, extra_options=True),
         },
         "reranker": {
             "native": Runtime("native", "NativeReranker", _NATIVE),
             "transformers": Runtime("official", "OfficialReranker", _BATCHED),
             "sentence-transformers": Runtime("cross_encoder", "SentenceReranker", _LIBRARY),
-            "vllm": Runtime("vllm", "VllmReranker", {"hub": _hub}, further=True),
+            "vllm": Runtime("vllm", "VllmReranker", {"hub": _hub}, extra_options=True),
         },
     }
 )
-# A runtime's name that is a server's URL.
+# Runtimes whose name is a server's URL.
 SERVERS: Mapping[Kind, Runtime] = MappingProxyType(
     {
         "embedder": Runtime("server", "ServerEmbedder", _SERVER, remote=True),
@@ -132,29 +132,34 @@ SERVERS: Mapping[Kind, Runtime] = MappingProxyType(
 
 
 def find(kind: Kind, name: object) -> Runtime:
-    """A runtime by name, or by a server's URL.
+    """Look up a runtime by name or by a server's URL.
 
     Raises:
-        UnknownNameError: There is none of that name for this kind of model.
-        InvalidArgumentError: The URL is none, or holds a password.
+        UnknownNameError: This kind of model has no runtime with this name.
+        InvalidArgumentError: The URL is malformed or contains a password.
     """
-    known = RUNTIMES[kind]
+    runtimes = RUNTIMES[kind]
     if isinstance(name, str) and "://" in name:
         check_url(name)
         return SERVERS[kind]
-    if not isinstance(name, str) or name not in known:
-        raise UnknownNameError(f"{kind} runtime", name, list(known), "Or a server's URL, http://host:port.")
-    return known[name]
+    if not isinstance(name, str) or name not in runtimes:
+        raise UnknownNameError(f"{kind} runtime", name, list(runtimes), "Or a server's URL, http://host:port.")
+    return runtimes[name]
 
 
 def check_options(options: Mapping[str, Any], kind: Kind, runtime: str) -> dict[str, Any]:
-    """Options that a runtime understands, with values that it can use."""
+    """Check the names and values of a runtime's options; returns a copy.
+
+    Raises:
+        UnknownNameError: The runtime has no such option.
+        InvalidArgumentError: A value is wrong.
+    """
     if not isinstance(options, Mapping):
         raise InvalidArgumentError(f"runtime_options is {options!r}; expected a mapping of names to values")
-    found = find(kind, runtime)
+    spec = find(kind, runtime)
     for name, value in options.items():
-        if name in found.options:
-            found.options[name](value, name)
-        elif not found.further:
-            raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(found.options))
+        if name in spec.options:
+            spec.options[name](value, name)
+        elif not spec.extra_options:
+            raise UnknownNameError(f"option of runtime {runtime!r}", name, sorted(spec.options))
     return dict(options)

@@ -1,4 +1,4 @@
-"""`runtime="sentence-transformers"`: any embedder that library loads, with the prompts its checkpoint carries."""
+"""`runtime="sentence-transformers"` for embedders: any model that the library loads, with its checkpoint's prompts."""
 
 import importlib
 import threading
@@ -20,36 +20,36 @@ from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
 __all__ = ["NeutralText", "SentenceEmbedder", "open_library_model"]
 
 MOST_ROUNDS = 8
-SLICE = 256  # texts handed over at once: the library sorts them by length, and progress is shown between
-# Module that a backend of the library imports, the package it is in, and the package's latest limit on transformers.
+SLICE = 256  # texts per call: the library sorts them by length, and progress is reported in between
+# Backend to the module it imports, the module's package, and the package's limit on transformers.
 BACKENDS = {
-    "onnx": ("optimum.onnxruntime", "optimum-onnx", "optimum-onnx 0.1 wants transformers < 4.58"),
-    "openvino": ("optimum.intel", "optimum-intel", "optimum-intel 2.2 wants transformers < 5.6"),
+    "onnx": ("optimum.onnxruntime", "optimum-onnx", "optimum-onnx 0.1 requires transformers < 4.58"),
+    "openvino": ("optimum.intel", "optimum-intel", "optimum-intel 2.2 requires transformers < 5.6"),
 }
 
 
 def open_library_model(
-    make: str, folder: Path, device: str, dtype: str, options: dict[str, Any]
+    class_name: str, folder: Path, device: str, dtype: str, options: dict[str, Any]
 ) -> tuple[Any, dict[str, str]]:
-    """A model of sentence-transformers, and what it runs on.
+    """Load a sentence-transformers model; returns it and what it runs on.
 
     Args:
-        make: Name of the library's class, "SentenceTransformer" or "CrossEncoder".
+        class_name: The library's class, "SentenceTransformer" or "CrossEncoder".
         folder: The checkpoint.
-        device: Name of a device or "auto".
-        dtype: Name of a type or "auto"; an exported file of another backend has its own.
-        options: `backend` and `model_kwargs`, which are passed on.
+        device: Name of a device, or "auto".
+        dtype: Name of a type, or "auto"; must be "auto" for the backends onnx and openvino.
+        options: `backend` and `model_kwargs`, which are passed to the library.
 
     Raises:
-        InvalidArgumentError: A type or device that this runtime cannot use.
+        InvalidArgumentError: The runtime cannot use this type or device.
         MissingDependencyError: The backend's package is not installed.
         ModelError: The library cannot load the checkpoint.
     """
     backend, where = options.get("backend", "torch"), choose_device(device)
-    further: dict[str, Any] = dict(options.get("model_kwargs", {}))
+    model_kwargs: dict[str, Any] = dict(options.get("model_kwargs", {}))
     if backend == "torch":
-        chosen = choose_dtype(_known(dtype), where)
-        further |= {"dtype": chosen, "use_safetensors": True}
+        chosen = choose_dtype(_check_dtype(dtype), where)
+        model_kwargs |= {"dtype": chosen, "use_safetensors": True}
         runs_in = str(chosen).removeprefix("torch.")
     else:
         _check_backend(backend, dtype)
@@ -58,8 +58,8 @@ def open_library_model(
 
     try:
         with quiet_loading():
-            model = getattr(sentence_transformers, make)(
-                str(folder), device=str(where), backend=backend, model_kwargs=further
+            model = getattr(sentence_transformers, class_name)(
+                str(folder), device=str(where), backend=backend, model_kwargs=model_kwargs
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"sentence-transformers cannot load {folder} with backend {backend!r}: {error}") from error
@@ -67,7 +67,7 @@ def open_library_model(
     return model, {"device": str(where), "dtype": runs_in, "attention": name}
 
 
-def _known(dtype: str) -> str:
+def _check_dtype(dtype: str) -> str:
     if dtype == "int8":
         raise InvalidArgumentError(
             "dtype='int8' cannot be used with runtime='sentence-transformers'; expected 'auto', 'float32', 'bfloat16' "
@@ -79,28 +79,28 @@ def _known(dtype: str) -> str:
 def _check_backend(backend: str, dtype: str) -> None:
     if dtype != "auto":
         raise InvalidArgumentError(
-            f"dtype={dtype!r} cannot be used with backend={backend!r}, whose exported file has its own type; expected "
+            f"dtype={dtype!r} cannot be used with backend={backend!r}, whose exported file fixes the type; expected "
             "dtype='auto', and the file's name in model_kwargs={'file_name': …}"
         )
     module, package, limit = BACKENDS[backend]
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        command = f'pip install "sentence-transformers[{backend}]", in an environment of its own: {limit}'
+        command = f'pip install "sentence-transformers[{backend}]", in a separate environment: {limit}'
         raise MissingDependencyError(package, f"backend={backend!r}", command) from error
     except ImportError as error:
         raise ModelError(f"backend={backend!r} cannot be imported; {limit}: {error}") from error
 
 
 class NeutralText:
-    """Keeps text from outside from acting as control tokens in a library that is handed text.
+    """Stops text from outside from acting as control tokens in a library that takes text.
 
     Args:
-        tokenizer: The library's own, a fast one of transformers.
+        tokenizer: The library's tokenizer, a fast tokenizer of transformers.
 
     Attributes:
-        copy: The tokenizer without cutting and padding; encoding leaves the library's own set to cut.
-        control_ids: Ids that no text from outside may turn into.
+        copy: The tokenizer without truncation and padding; the library's own keeps the settings of its last call.
+        control_ids: Ids that text from outside must not produce.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -110,20 +110,24 @@ class NeutralText:
         self.control_ids = _control_ids(tokenizer)
 
     def __call__(self, text: str) -> str:
-        """The text with a blank inside whatever this model's tokenizer would read as a control token.
+        """The text with a space inside each span that the tokenizer would turn into a control token.
 
-        This library encodes text with the added tokens in force, some vocabularies hold them as ordinary pieces, and
-        some tokenizers make them out of look-alikes: so what counts is the ids that come out.
+        The check looks at the resulting ids, because the library encodes text with the added tokens enabled, some
+        vocabularies contain them as ordinary pieces, and some tokenizers normalise look-alikes to them.
         """
         text = well_formed(text)
         for _ in range(MOST_ROUNDS):
             encoded = self.copy.encode(text, add_special_tokens=False)
-            found = [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in self.control_ids]
-            if not found:
+            control_spans = [
+                span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in self.control_ids
+            ]
+            if not control_spans:
                 return text
-            for start, _end in reversed(found):
+            for start, _end in reversed(control_spans):
                 text = f"{text[: start + 1]} {text[start + 1 :]}"
-        raise InvalidArgumentError(f"the text cannot be kept apart from the model's control tokens: {text[:60]!r}…")
+        raise InvalidArgumentError(
+            f"the text still contains control tokens after {MOST_ROUNDS} rounds of breaking them up: {text[:60]!r}…"
+        )
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets (n, 2) of a text's tokens."""
@@ -132,16 +136,16 @@ class NeutralText:
 
 
 def _control_ids(tokenizer: Any) -> frozenset[int]:
-    # The unknown token is no control token: any rare character becomes it.
+    # The unknown token is not a control token: any rare character becomes it.
     ids = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
     ids |= {i for token in ("<mask>", "[MASK]") if (i := tokenizer.backend_tokenizer.token_to_id(token)) is not None}
     return frozenset(ids - {tokenizer.unk_token_id})
 
 
 def _make_official(model: Any) -> None:
-    """Give a bare Qwen3 checkpoint the official form; the library would take the mean of its tokens.
+    """Set up a plain Qwen3 checkpoint for the official format; by default the library pools the mean of all tokens.
 
-    With the end token as its last one even the empty text has a vector: without it there is no token to pool.
+    The end token also gives the empty text a vector, which would otherwise have no token to pool.
     """
     tokenizer = model.tokenizer
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
@@ -154,7 +158,7 @@ def _make_official(model: Any) -> None:
 
 
 class SentenceEmbedder:
-    """A `SentenceTransformer`; whether it takes instructions is read off its own query prompt. Calls take turns."""
+    """A `SentenceTransformer`; its query prompt tells whether it takes instructions. Threads take turns."""
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
@@ -163,9 +167,9 @@ class SentenceEmbedder:
         control = self.model.tokenizer.get_added_vocab()
         if not (folder / "modules.json").is_file() and {"<|im_start|>", "<|im_end|>", END_OF_TEXT} <= set(control):
             _make_official(self.model)
-        # What stands for a text that has no tokens, where the tokenizer adds none: its vector would be all zeros.
-        bare = END_OF_TEXT in control and not self.model.tokenizer("")["input_ids"]
-        self.empty = END_OF_TEXT if bare else ""
+        # Replaces a text without tokens if the tokenizer adds none, because its vector would be all zeros.
+        no_tokens = END_OF_TEXT in control and not self.model.tokenizer("")["input_ids"]
+        self.empty = END_OF_TEXT if no_tokens else ""
         self.model.max_seq_length = self.max_length = min(max_length, self.model.max_seq_length or max_length)
         self.batch_size = int(options.get("batch_size", 32))
         full = self.model.get_embedding_dimension()
@@ -178,7 +182,7 @@ class SentenceEmbedder:
         self._lock = threading.Lock()
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
-        """Unit rows of queries; one too long for the model is an error."""
+        """Unit rows of queries; a query longer than `max_length` is an error."""
         prompt = f"Instruct: {self.neutral(instruction)}\nQuery:" if self.takes_instructions else self.query_prompt
         for text in texts:
             if (count := len(self.spans(prompt + text))) >= self.max_length:
@@ -188,7 +192,7 @@ class SentenceEmbedder:
         return self._embed(texts, prompt, None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
-        """Unit rows of documents."""
+        """Unit rows of documents, each truncated to `max_length` tokens."""
         return self._embed(
             texts, self.model.prompts.get("document") or self.model.prompts.get("passage") or "", progress
         )
@@ -199,8 +203,8 @@ class SentenceEmbedder:
             empty = "" if prompt else self.empty
             part = [self.neutral(text) or empty for text in texts[start : start + SLICE]]
             with self._lock:
-                found = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
-            cut = np.asarray(found, dtype=np.float32)[:, : self.dimensions]
+                vectors = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
+            cut = np.asarray(vectors, dtype=np.float32)[:, : self.dimensions]
             rows[start : start + len(part)] = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
             if progress:
                 progress(len(part))

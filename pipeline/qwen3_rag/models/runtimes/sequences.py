@@ -1,4 +1,4 @@
-"""Pairs as whole sequences of token ids, for runtimes that are handed ids."""
+"""Pairs as complete sequences of token ids, for runtimes that take ids."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ __all__ = ["pair_ids"]
 def pair_ids(
     rerank_input: RerankInput, instruction: str, pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[list[int]], int]:
-    """Whole input of each (query, document), and how many documents were cut.
+    """The complete input of each (query, document), and the number of truncated documents.
 
     Raises:
-        InvalidArgumentError: A query leaves no room for a document.
+        InvalidArgumentError: A query leaves no tokens for a document.
     """
     heads = {query: rerank_input.query(instruction, query) for query in dict.fromkeys(query for query, _ in pairs)}
     sequences, truncated = [], 0
     for query, document in pairs:
-        rest, cut = rerank_input.documents([document], rerank_input.room(heads[query]))
+        rest, count = rerank_input.documents([document], rerank_input.document_budget(heads[query]))
         sequences.append(heads[query] + rest[0])
-        truncated += cut
+        truncated += count
     return sequences, truncated

@@ -1,4 +1,4 @@
-"""A model that a server runs: its name there, its limits, and its tokenizer if this machine happens to have it."""
+"""A model on a server: its name there, its limits, and its tokenizer if this machine has it."""
 
 import logging
 from pathlib import Path
@@ -21,24 +21,25 @@ logger = logging.getLogger("qwen3_rag")
 
 
 class Served:
-    """A server and the model asked of it.
+    """A server and one of its models.
 
     Args:
-        url: The server's address.
-        source: The model by this package's name; weights are never fetched.
-        device: "auto", as `dtype`: the server decides.
-        dtype: "auto".
-        max_length: Tokens at most.
-        options: Those of `Client`, and `served_name`.
+        url: The server's URL.
+        source: The model's name in this package; weights are never downloaded.
+        device: Must be "auto": the server decides.
+        dtype: Must be "auto".
+        max_length: Most tokens of an input.
+        options: The options of `Client`, and `served_name`.
 
     Attributes:
         model: The model's name on the server.
-        tokens: Its tokenizer, out of the model's folder or a hub's local cache; or None.
-        rerank_input: The official reranker format as ids, with that tokenizer.
-        max_length: Tokens at most, of ours and the server's limit the lower.
+        tokens: Its tokenizer from the model's folder or a hub's local cache, or None.
+        rerank_input: The official reranker format with that tokenizer, or None.
+        max_length: The lower of the argument and the server's limit.
 
     Raises:
-        ModelError: The server cannot be reached, or has not this model.
+        InvalidArgumentError: `device` or `dtype` is not "auto".
+        ModelError: The server cannot be reached or does not have the model.
     """
 
     def __init__(
@@ -63,19 +64,19 @@ class Served:
             "max_length": str(self.max_length),
         }
 
-    def _model(self, source: Source, wanted: object) -> tuple[str, int | None]:
-        """Name, and longest input where the server says it; without a list of models any name is tried."""
+    def _model(self, source: Source, served_name: object) -> tuple[str, int | None]:
+        """The model's name, and its longest input if reported; without a list of models any name is accepted."""
         preset = source.preset.model if source.preset else source.model
-        own = str(wanted or (preset if isinstance(preset, str) else source.model))
+        requested = str(served_name or (preset if isinstance(preset, str) else source.model))
         try:
-            found = self.client.get("/v1/models")
-            served = {str(row["id"]): row.get("max_model_len") for row in found["data"]}
+            response = self.client.get("/v1/models")
+            served = {str(row["id"]): row.get("max_model_len") for row in response["data"]}
         except (RefusedError, KeyError, TypeError, AttributeError):
-            return own, None
-        name = own if own in served or wanted or len(served) != 1 else next(iter(served))
+            return requested, None
+        name = requested if requested in served or served_name or len(served) != 1 else next(iter(served))
         if served and name not in served:
             raise ModelError(
-                f"the server {self.client.url} has no model {name!r}; it serves {', '.join(served)}: choose one by "
+                f"the server {self.client.url} has no model {name!r}; it serves {', '.join(served)}: choose one with "
                 "runtime_options={'served_name': …}"
             )
         longest = served.get(name)
@@ -83,58 +84,58 @@ class Served:
 
     def _tokens(self, source: Source) -> Tokens | None:
         tokens = _local_tokens(source)
-        theirs = self.tokenized(SAMPLE) if tokens else None
-        if tokens and theirs and theirs["tokens"] != tokens.encode([SAMPLE])[0]:
-            logger.warning("%s has another tokenizer than %r: it is sent texts", self.client.url, source.model)
+        response = self.tokenized(SAMPLE) if tokens else None
+        if tokens and response and response["tokens"] != tokens.encode([SAMPLE])[0]:
+            logger.warning("%s has a different tokenizer from %r: sending texts", self.client.url, source.model)
             return None
         return tokens
 
     def tokenized(self, text: str) -> dict[str, Any] | None:
-        """Answer of vLLM's `/tokenize` (`tokens`, `token_strs`), control tokens in force; None where it is missing."""
+        """Response of vLLM's `/tokenize` (`tokens`, `token_strs`), control tokens enabled; None if unavailable."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
         try:
-            found = self.client.post("/tokenize", body)
+            response = self.client.post("/tokenize", body)
         except RefusedError:
             return None
-        return found if isinstance(found, dict) and isinstance(found.get("tokens"), list) else None
+        return response if isinstance(response, dict) and isinstance(response.get("tokens"), list) else None
 
     def neutral(self, text: str) -> str:
-        """The text without control-token spellings."""
+        """The text with spelled-out control tokens broken up."""
         return neutral_text(text, self._control)
 
-    def cut(self, text: str, room: int) -> str:
-        """The first `room` tokens of a text; the whole text where there is no tokenizer."""
+    def cut(self, text: str, limit: int) -> str:
+        """The first `limit` tokens of a text; the whole text if there is no local tokenizer."""
         spans = self.tokens.spans(text) if self.tokens else ()
-        return text[: int(spans[room - 1][1])] if len(spans) > room else text
+        return text[: int(spans[limit - 1][1])] if len(spans) > limit else text
 
     def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets (n, 2) of a text's tokens, by the tokenizer here or else the server's.
+        """Character offsets (n, 2) of a text's tokens, from the local tokenizer or the server's.
 
         Raises:
-            ModelError: Neither can be had.
+            ModelError: Neither is available.
         """
         if self.tokens:
             return self.tokens.spans(text)
         text = well_formed(text)
-        found = self.tokenized(text)
-        spans = _spans(text, found.get("token_strs") or []) if found else None
+        response = self.tokenized(text)
+        spans = _spans(text, response.get("token_strs") or []) if response else None
         if spans is None:
             raise ModelError(
-                f"texts cannot be cut by tokens: the tokenizer of {self.model!r} is not on this machine and the server "
-                f"{self.client.url} does not tell; expected model= a folder with its tokenizer.json"
+                f"texts cannot be split by tokens: the tokenizer of {self.model!r} is not on this machine and the "
+                f"server {self.client.url} returns no tokens; expected model= a folder with its tokenizer.json"
             )
         return spans
 
 
 def _spans(text: str, pieces: list[str]) -> NDArray[np.int64] | None:
-    """Offsets of byte-level pieces, in characters; None if together they are not the text."""
+    """Character offsets (n, 2) of byte-level pieces; None if they do not join to the text."""
     letters = _byte_letters()
     if not all(letter in letters for piece in pieces for letter in piece):
         return None
     parts = [bytes(letters[letter] for letter in piece) for piece in pieces]
     if b"".join(parts) != text.encode():
         return None
-    # Where a character begins, in bytes: a piece that ends inside a character ends, in characters, after it.
+    # Byte offsets of the characters. A piece that ends inside a character is counted to the character's end.
     starts = np.cumsum([0, *(len(letter.encode()) for letter in text)])
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     last = np.searchsorted(starts, ends, side="left")
@@ -143,17 +144,17 @@ def _spans(text: str, pieces: list[str]) -> NDArray[np.int64] | None:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in byte-level vocabularies: itself if visible, else one from 256 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    unseen = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
+    """Character to byte in byte-level vocabularies: a visible byte is itself, others are characters from 256 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    invisible = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(invisible)}
 
 
 def _rerank_input(tokens: Tokens | None, max_length: int) -> RerankInput | None:
     try:
         return RerankInput(tokens, max_length) if tokens else None
     except ModelError:
-        return None  # a tokenizer of another make: its model reads another format
+        return None  # another kind of tokenizer, whose model takes another format
 
 
 def _local_tokens(source: Source) -> Tokens | None:
@@ -179,5 +180,5 @@ def _folder(source: Source) -> Path | None:
 def _cached(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
+    path = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
+    return Path(path).parent if isinstance(path, str) else None

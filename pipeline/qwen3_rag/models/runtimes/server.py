@@ -1,13 +1,13 @@
-"""`runtime="http://…"`: models that a server runs, by `/v1/embeddings` and `/v1/rerank` or `/v1/score`.
+"""`runtime="http://…"`: models on a server, through `/v1/embeddings` and `/v1/rerank` or `/v1/score`.
 
-What is sent: token ids, where the server takes them (vLLM: `/classify`, `/v1/embeddings`) and the model's tokenizer
-is on this machine; its templates and its tokenizer then take no part, scores come from before the sigmoid and text
-cannot act as control tokens. Otherwise text, in which control-token spellings are broken by a blank. On first use
-fixed pairs must rank right; the way of asking that did is in `runs_on`.
+Requests contain token ids if the server takes them (vLLM: `/classify`, `/v1/embeddings`) and this machine has the
+model's tokenizer: the server's template and tokenizer are then not used, scores are taken before the sigmoid, and text
+cannot act as control tokens. Otherwise requests contain text, with spelled-out control tokens broken up by a space.
+On first use, fixed pairs must rank right; `runs_on` shows the request format in use.
 
-Where a server gives only probabilities, log-odds are their logit and lose what float32 loses near 0 and 1
-(`forms.log_odds_of`). Lengths are counted and documents cut where the tokenizer is on this machine; otherwise a text
-too long is the server's error, passed on.
+If a server returns only probabilities, log-odds are their logit, with float32's loss of precision near 0 and 1
+(`forms.log_odds_of`). With the tokenizer on this machine, lengths are checked and documents truncated here; otherwise
+the server's error for a text that is too long is raised.
 """
 
 import logging
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until
+from qwen3_rag.models.runtimes import NEVER, Cancellation, Float32, Progress, RerankResult
 from qwen3_rag.models.runtimes.client import RefusedError, StoppedError
 from qwen3_rag.models.runtimes.forms import indexed
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, matryoshka, query_ids, unit_rows
@@ -29,13 +29,13 @@ from qwen3_rag.prompts import embed_query
 
 __all__ = ["ServerEmbedder", "ServerReranker"]
 
-BATCH, BATCH_UNTIL = 128, 16  # documents a request; fewer where a deadline may come in between
+BATCH, SMALL_BATCH = 128, 16  # documents in a request; the small size if the call can be stopped in between
 START_EMBEDDER = "Start it for embedding; with vLLM: vllm serve MODEL --runner pooling --convert embed"
 logger = logging.getLogger("qwen3_rag")
 
 
 class ServerReranker:
-    """A reranker that a server runs. Callers may ask from many threads; the server batches them."""
+    """A reranker on a server. Safe to call from many threads; the server batches their requests."""
 
     def __init__(
         self, url: str, source: Source, *, device: str, dtype: str, max_length: int, options: dict[str, Any]
@@ -55,10 +55,10 @@ class ServerReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        until: Until = NEVER,
+        cancellation: Cancellation = NEVER,
         progress: Progress | None = None,
-    ) -> Reading:
-        """Log-odds of pairs: a request for each query and `batch_size` documents."""
+    ) -> RerankResult:
+        """Log-odds of pairs; each request has one query and up to `batch_size` documents."""
         if not self.chosen.instructed and instruction != DEFAULT:
             raise InvalidArgumentError(
                 f"instruction is {instruction!r}, but the template of {self.served.client.url} takes none; expected "
@@ -67,20 +67,20 @@ class ServerReranker:
         log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
         truncated, stopped = 0, None
         try:
-            for part in _parts(pairs, self.batch_size if until == NEVER else min(self.batch_size, BATCH_UNTIL)):
+            for part in _parts(pairs, self.batch_size if cancellation == NEVER else min(self.batch_size, SMALL_BATCH)):
                 query, documents = pairs[part[0]][0], [pairs[i][1] for i in part]
-                answer = self.chosen.form.ask(self.served, instruction, query, documents, until)
+                answer = self.chosen.form.ask(self.served, instruction, query, documents, cancellation)
                 log_odds[part] = self.chosen.log_odds(answer.values)
-                truncated += answer.cut
+                truncated += answer.truncated
                 if progress:
                     progress(len(part))
         except StoppedError:
-            stopped = until.reached or "deadline passed"
-        return Reading(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
+            stopped = cancellation.stop_reason or "deadline passed"
+        return RerankResult(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
 
 
 def _parts(pairs: Sequence[tuple[str, str]], size: int) -> Iterator[list[int]]:
-    """Positions of pairs of one query, at most `size` at a time, queries in the order in which they first come."""
+    """Positions of pairs with the same query, at most `size` at a time, in the order in which queries first appear."""
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
@@ -90,10 +90,10 @@ def _parts(pairs: Sequence[tuple[str, str]], size: int) -> Iterator[list[int]]:
 
 
 class ServerEmbedder:
-    """An embedder that a server runs, with Qwen3-Embedding's input.
+    """An embedder on a server, with Qwen3-Embedding's input format.
 
-    Token ids are sent where possible, with the final `<|endoftext|>`. Texts are sent without it: the server's tokenizer
-    adds it, as that of `Qwen/Qwen3-Embedding-*` does.
+    Token ids are sent if possible, with the final `<|endoftext|>`. Texts are sent without it, because the server's
+    tokenizer adds it, as that of `Qwen/Qwen3-Embedding-*` does.
     """
 
     takes_instructions = True
@@ -122,13 +122,13 @@ class ServerEmbedder:
         logger.info("embedder: %s", ", ".join(self.runs_on.values()))
 
     def _choose(self, probe: bool) -> int | None:
-        """The end token's id if ids are to be sent, None for texts: the first that ranks the fixed pairs right."""
+        """The end token's id to send ids, None to send texts: the first that ranks the fixed pairs right."""
         tokens = self.served.tokens
         end = tokens.control.token_to_id(END_OF_TEXT) if tokens else None
         failures = []
         for self.end in dict.fromkeys((end, None)):
             try:
-                wrong = wrong_queries(self._probed())
+                wrong = wrong_queries(self._probe())
             except RefusedError as error:
                 failures.append(str(error))
                 continue
@@ -140,7 +140,7 @@ class ServerEmbedder:
             f"{START_EMBEDDER}"
         )
 
-    def _probed(self) -> Float32:
+    def _probe(self) -> Float32:
         """Cosines (queries, 3) of the fixed pairs."""
         queries = self._rows([self._query(probe[0], DEFAULT) for probe in PROBES])
         documents = self._rows([self._document(text) for probe in PROBES for text in probe[1:]])
@@ -163,18 +163,18 @@ class ServerEmbedder:
         return [*self.served.tokens.encode([text])[0][: self.max_length - 1], self.end]
 
     def _rows(self, inputs: Sequence[str | list[int]]) -> Float32:
-        """The server's vectors (n, width), as they are."""
+        """The server's vectors (n, width), not normalised."""
         body = {"model": self.served.model, "input": list(inputs), "encoding_format": "float"}
-        found = self.served.client.post("/v1/embeddings", body)
-        rows = [row.get("embedding") for row in indexed(found, "data", len(inputs), self.served.client.url)]
+        response = self.served.client.post("/v1/embeddings", body)
+        rows = [row.get("embedding") for row in indexed(response, "data", len(inputs), self.served.client.url)]
         try:
             vectors = np.array(rows, dtype=np.float32)
         except (TypeError, ValueError):
             vectors = np.empty(0, dtype=np.float32)
         if vectors.ndim != 2 or not np.isfinite(vectors).all() or vectors.shape[1] < self.dimensions:
             raise ModelError(
-                f"the server {self.served.client.url} gave vectors such as {str(rows[0])[:60]}…; expected "
-                f"{len(inputs)} lists of equally many finite numbers"
+                f"the server {self.served.client.url} returned vectors such as {str(rows[0])[:60]}…; expected "
+                f"{len(inputs)} lists of finite numbers, all of one length"
             )
         return vectors
 
@@ -188,11 +188,11 @@ class ServerEmbedder:
         return rows
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
-        """Unit rows of queries; one too long is an error, never cut."""
+        """Unit rows of queries; a query longer than `max_length` is an error."""
         return self._embed([self._query(text, instruction) for text in texts], None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
-        """Unit rows of documents, cut to `max_length` where the tokenizer is on this machine."""
+        """Unit rows of documents, truncated to `max_length` tokens if the tokenizer is on this machine."""
         return self._embed([self._document(text) for text in texts], progress)
 
     def spans(self, text: str) -> NDArray[np.int64]:

