@@ -84,6 +84,22 @@ def save_model(
     return folder
 
 
+# Modules that load the demo models or large references, so that `make quick` leaves them out.
+SLOW_MODULES = ("tests/test_demo.py", "tests/test_cli.py", "tests/models/test_demo.py", "tests/models/test_vllm.py")
+SLOW_TESTS = (
+    "test_500_random_pairs_up_to_32k_tokens_equal_the_official_formula",
+    "test_a_model_loaded_before_a_fork_is_an_error_in_the_child_and_one_loaded_after_it_works",
+    "test_compiled_scores_are_the_same_and_no_length_compiles_again",
+    "test_readers_in_another_process_go_on_while_a_store_is_optimized",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW_MODULES) or item.name in SLOW_TESTS:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tokenizer_json() -> str:
     return train_tokenizer()

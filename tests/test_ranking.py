@@ -78,7 +78,7 @@ def test_a_deadline_of_asearch_counts_from_its_call_not_from_when_a_thread_is_fr
     with Pipeline.create(tmp_path / "store", WordEmbedder(), LengthReranker()) as pipeline:
         pipeline.add([Document(f"text {number}") for number in range(5)])
         degraded, total = asyncio.run(late(pipeline))
-    assert degraded == "deadline passed: 0 of 5 candidates were reranked; the rest is in first-stage order"
+    assert degraded == "deadline passed: 0 of 5 candidates were reranked; the rest are in first-stage order"
     assert total >= 0.4, "time spent waiting is part of the total"
 
 

@@ -63,7 +63,7 @@ class SearchOptions:
         return max(CANDIDATES, self.top_k) if self.candidates is None else self.candidates
 
     def wants(self, hit: Hit) -> bool:
-        """Whether a hit passes the thresholds, by which only reranked ones are measured."""
+        """Whether a hit passes the thresholds; hits that were not reranked always pass."""
         if hit.score is None or hit.log_odds is None:
             return True
         above_score = self.min_score is None or hit.score >= self.min_score
@@ -77,7 +77,7 @@ def _within(value: object, low: float, high: float, name: str) -> None:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """A candidate: its passage, and the first stage's score and rank of it; rank 1 is best."""
+    """A candidate: its passage with its first-stage score and rank; rank 1 is best."""
 
     passage: Passage
     score: float
@@ -90,18 +90,18 @@ def passage_id(document_id: str, ordinal: int) -> str:
 
 
 def arrange(
-    candidates: Sequence[Retrieved], reading: RerankResult | None, options: SearchOptions
+    candidates: Sequence[Retrieved], result: RerankResult | None, options: SearchOptions
 ) -> tuple[list[Hit], str | None]:
-    """The final hits, best first, and why fewer than all candidates were reranked, or None.
+    """The final hits, best first, and the reason if some candidates were not reranked.
 
     Args:
         candidates: In first-stage order.
-        reading: The reranker's scores of them; None leaves the first stage's order.
-        options: How many, above which thresholds, blended how.
+        result: The reranker's scores; None keeps first-stage order.
+        options: Limit, thresholds, grouping and blend.
     """
-    hits = [_hit(candidate, place, reading) for place, candidate in enumerate(candidates)]
-    order = list(range(len(hits))) if reading is None else _order(candidates, reading, options.blend)
-    selected = [hits[place] for place in order if options.wants(hits[place])]
+    hits = [_hit(candidate, index, result) for index, candidate in enumerate(candidates)]
+    order = list(range(len(hits))) if result is None else _order(candidates, result, options.blend)
+    selected = [hits[index] for index in order if options.wants(hits[index])]
     if options.group_by_document:
         best: dict[str, Hit] = {}
         for hit in selected:
@@ -113,23 +113,23 @@ def arrange(
             texts.setdefault(" ".join(hit.text.split()), hit)
         selected = list(texts.values())
     ranked = [replace(hit, rank=rank) for rank, hit in enumerate(selected[: options.top_k], start=1)]
-    return ranked, _shortfall(reading)
+    return ranked, _incomplete_reason(result)
 
 
-def _order(candidates: Sequence[Retrieved], reading: RerankResult, blend: float) -> list[int]:
-    """Read candidates by stage and blended score, then the unread ones in first-stage order."""
-    read = np.flatnonzero(reading.read)
+def _order(candidates: Sequence[Retrieved], result: RerankResult, blend: float) -> list[int]:
+    """Indices of scored candidates by stage and score, then of the others in first-stage order."""
+    read = np.flatnonzero(result.read)
     first_stage = np.array([candidate.score for candidate in candidates])[read]
     second_stage = np.empty(len(read))
-    for stage in np.unique(reading.stage[read]):
-        # Log-odds of different rerankers of a cascade do not compare.
-        same = reading.stage[read] == stage
-        second_stage[same] = _standardised(reading.log_odds[read][same])
+    for stage in np.unique(result.stage[read]):
+        # Log-odds from different rerankers of a cascade are not comparable.
+        in_stage = result.stage[read] == stage
+        second_stage[in_stage] = _standardised(result.log_odds[read][in_stage])
     blended = (1 - blend) * second_stage + blend * _standardised(first_stage)
-    # Without a blend the log-odds themselves decide, so that standardising cannot merge two of them.
-    keys = blended if blend else reading.log_odds[read]
-    best = read[np.lexsort((-keys, -reading.stage[read]))]
-    return [*best.tolist(), *np.flatnonzero(~reading.read).tolist()]
+    # Without a blend the log-odds decide: standardising could round two close values to a tie.
+    keys = blended if blend else result.log_odds[read]
+    best = read[np.lexsort((-keys, -result.stage[read]))]
+    return [*best.tolist(), *np.flatnonzero(~result.read).tolist()]
 
 
 def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -139,9 +139,9 @@ def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return centred / spread if spread > 0 else np.zeros_like(centred)
 
 
-def _hit(candidate: Retrieved, place: int, reading: RerankResult | None) -> Hit:
+def _hit(candidate: Retrieved, index: int, result: RerankResult | None) -> Hit:
     passage = candidate.passage
-    log_odds = float(reading.log_odds[place]) if reading is not None and reading.read[place] else None
+    log_odds = float(result.log_odds[index]) if result is not None and result.read[index] else None
     return Hit(
         id=passage_id(passage.document_id, passage.ordinal),
         document_id=passage.document_id,
@@ -162,9 +162,9 @@ def _hit(candidate: Retrieved, place: int, reading: RerankResult | None) -> Hit:
     )
 
 
-def _shortfall(reading: RerankResult | None) -> str | None:
-    if reading is None or reading.read.all():
+def _incomplete_reason(result: RerankResult | None) -> str | None:
+    if result is None or result.read.all():
         return None
-    why = f"{reading.stopped}: " if reading.stopped else ""
-    count = f"{int(reading.read.sum())} of {len(reading.read)}"
-    return f"{why}{count} candidates were reranked; the rest is in first-stage order"
+    why = f"{result.stopped}: " if result.stopped else ""
+    count = f"{int(result.read.sum())} of {len(result.read)}"
+    return f"{why}{count} candidates were reranked; the rest are in first-stage order"

@@ -115,20 +115,26 @@ class Folder:
         """Open a file of this store with `os.open` and return its handle. Raises as `check` does, and OSError."""
         handle = self._opened(name, flags)
         try:
-            # Checked after opening: a store rebuilt in place writes its new identity before any other file.
+            # Checked after opening: a store rebuilt in place writes its identity before vectors and derived files.
             self.check()
         except BaseException:
             os.close(handle)
             raise
         return handle
 
-    def _opened(self, name: str, flags: int) -> int:
+    @contextmanager
+    def _directory(self) -> Iterator[int | None]:
+        """The open folder's handle, or None where there are none; it cannot be closed meanwhile."""
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.path} was closed; open it again")
-            if self._handle is None:
+            yield self._handle
+
+    def _opened(self, name: str, flags: int) -> int:
+        with self._directory() as handle:
+            if handle is None:
                 return os.open(self.path / name, flags | BINARY, 0o666)
-            return os.open(name, flags | BINARY, 0o666, dir_fd=self._handle)
+            return os.open(name, flags | BINARY, 0o666, dir_fd=handle)
 
     def create(self, name: str) -> BinaryIO:
         """Create a file and open it for writing and reading. Raises as `open` does."""
@@ -144,7 +150,7 @@ class Folder:
         handle = self.open(name, os.O_RDONLY)
         try:
             length = os.fstat(handle).st_size
-            if length < (size or 1):
+            if length < (size or 1):  # an empty file cannot be mapped
                 raise IndexCorruptedError(f"{self.path / name} has {length} bytes; expected at least {size or 1}")
             return Mapped(handle, size or length, self.path / name)
         finally:
@@ -152,7 +158,7 @@ class Folder:
 
     @contextmanager
     def path_of(self, name: str) -> Iterator[str]:
-        """A path for libraries that need one; it leads to this store's file even if folders are renamed meanwhile."""
+        """A path for libraries that need one. On Linux it leads to this store's file even if folders are renamed."""
         handle = self.open(name, os.O_RDONLY)
         try:
             link = Path(f"/proc/self/fd/{handle}")
@@ -163,30 +169,31 @@ class Folder:
     def names(self) -> list[str]:
         """Names of the files. Raises as `check` does."""
         self.check()
-        return os.listdir(self.path if self._handle is None else self._handle)  # noqa: PTH208
+        with self._directory() as handle:
+            return os.listdir(self.path if handle is None else handle)  # noqa: PTH208
 
     def size(self, name: str) -> int:
         """Bytes of a file; 0 if it does not exist, as when a derived file was replaced meanwhile."""
-        try:
-            if self._handle is None:
+        with self._directory() as handle, suppress(FileNotFoundError):
+            if handle is None:
                 return (self.path / name).stat().st_size
-            return os.stat(name, dir_fd=self._handle).st_size
-        except OSError:
-            return 0
+            return os.stat(name, dir_fd=handle).st_size
+        return 0
 
     def unlink(self, name: str) -> None:
         """Delete a file, if it exists. Raises as `check` does."""
         self.check()
-        with suppress(FileNotFoundError):
-            if self._handle is None:
+        with self._directory() as handle, suppress(FileNotFoundError):
+            if handle is None:
                 (self.path / name).unlink()
             else:
-                os.unlink(name, dir_fd=self._handle)
+                os.unlink(name, dir_fd=handle)
 
     def sync(self) -> None:
         """Sync the folder, so that new file names survive a power failure."""
-        if self._handle is not None:
-            os.fsync(self._handle)
+        with self._directory() as handle:
+            if handle is not None:
+                os.fsync(handle)
 
     def begin(self, identity: bytes) -> None:
         """Write the counter of a new store: its identity, and no acknowledged commit."""

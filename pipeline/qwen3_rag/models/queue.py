@@ -165,6 +165,8 @@ class Queue(Generic[Item, Result]):
             batch = self._next_batch()
         try:
             results = self._run(batch)
+            if len(results) != len(batch):
+                raise RuntimeError(f"a batch of {len(batch)} items gave {len(results)} results")
         except Exception as error:  # noqa: BLE001
             self._handle_error(batch, error)
             return
@@ -202,8 +204,8 @@ class Queue(Generic[Item, Result]):
                 call.put_back(index)
 
     def _handle_error(self, batch: list[BatchItem], error: Exception) -> None:
-        smaller = self._shrink(error, self.budget)
-        if smaller is not None and len(batch) > 1:
+        smaller = self._shrink(error, self.budget) if len(batch) > 1 else None
+        if smaller is not None:
             self.budget = smaller
             self._put_back(batch)
             return

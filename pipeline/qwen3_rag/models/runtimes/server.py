@@ -75,7 +75,7 @@ class ServerReranker:
                 if progress:
                     progress(len(part))
         except StoppedError:
-            stopped = cancellation.stop_reason or "deadline passed"
+            stopped = cancellation.stop_reason or ("cancelled" if cancellation.deadline is None else "deadline passed")
         return RerankResult(log_odds, np.zeros(len(pairs), dtype=np.int64), truncated, stopped)
 
 
