@@ -84,13 +84,26 @@ def save_model(
     return folder
 
 
-# Modules that load the demo models or large references, so that `make quick` leaves them out.
-SLOW_MODULES = ("tests/test_demo.py", "tests/test_cli.py", "tests/models/test_demo.py", "tests/models/test_vllm.py")
+# What `make quick` leaves out: tests with the demo models, and those that take more than a few seconds.
+SLOW_MODULES = (
+    "tests/test_cli.py",
+    "tests/test_demo.py",
+    "tests/test_distribution.py",
+    "tests/test_forking.py",
+    "tests/ingest/test_linear.py",
+    "tests/ingest/test_sync.py",
+    "tests/models/test_cross_encoder.py",
+    "tests/models/test_demo.py",
+    "tests/models/test_engine.py",
+    "tests/models/test_vllm.py",
+)
 SLOW_TESTS = (
+    "test_32k_tokens_equal_the_official_formula",
     "test_500_random_pairs_up_to_32k_tokens_equal_the_official_formula",
-    "test_a_model_loaded_before_a_fork_is_an_error_in_the_child_and_one_loaded_after_it_works",
-    "test_compiled_scores_are_the_same_and_no_length_compiles_again",
+    "test_a_pickled_model_loads_in_another_process_and_folder",
+    "test_optimize_beside_a_writer_leaves_space_for_a_later_call_and_deletes_old_files",
     "test_readers_in_another_process_go_on_while_a_store_is_optimized",
+    "test_the_real_tokenizer_changes_nothing",
 )
 
 
