@@ -5,7 +5,7 @@
 
 Vectors: real texts of the collections, embedded by the demo embedder, turned into 1,024 dimensions by a fixed rotation,
 each repeated with noise until there are enough, so that they lie in groups as those of real collections do. Texts:
-sentences of the same collections, drawn anew for each passage. Queries: the collections' own, embedded likewise.
+random sentences of the same collections for each passage. Queries: the collections' own, embedded the same way.
 Results: benchmarks/results/index-<passages>.json, written after each part.
 """
 

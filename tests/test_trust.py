@@ -79,7 +79,7 @@ def foreign(server: tuple[str, list], tmp_path: Path, tiny_embedder: Path, monke
         pipeline.add(DOCUMENTS)
         maker, second = pipeline.store.meta("embedder"), pipeline.store.meta("reranker")
         assert "api_key_env" not in json.dumps([maker, second])
-        # As stores of earlier versions remember it, or whoever wrote the store by hand.
+        # As earlier versions stored it, or as somebody may write it by hand.
         maker["arguments"]["runtime_options"]["api_key_env"] = "AWS_SECRET_ACCESS_KEY"
         second["runtime_options"]["api_key_env"] = "AWS_SECRET_ACCESS_KEY"
         pipeline.store.set_meta("embedder", maker)

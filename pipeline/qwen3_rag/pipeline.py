@@ -70,13 +70,13 @@ class Pipeline:
         reranker: str | RerankerProtocol | None = "Qwen/Qwen3-Reranker-0.6B",
         **options: Any,
     ) -> Self:
-        """Make a new store.
+        """Create a store.
 
         Args:
-            path: A folder that is empty or not there yet.
+            path: A folder that is empty or does not exist yet.
             embedder: An `Embedder`, or the name of its model.
-            reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage alone.
-            **options: Settings of the store, `chunk_tokens` and `chunk_overlap`; and `device`, `dtype`, `instruction`,
+            reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage only.
+            **options: Fields of `Settings`, such as `chunk_tokens`; and `device`, `dtype`, `instruction`,
                 `instructions` and `runtime_options` for models passed by name.
 
         Raises:
@@ -158,7 +158,7 @@ class Pipeline:
         return pipeline
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy or a pickle is the store's path with the models' arguments; it opens the store where it arrives."""
+        """Copy and pickle as the store's path and the models' arguments; the store is opened again when loaded."""
         return _reopen, (type(self), self.store.folder, self.store.files.identity, self.embedder, self.reranker)
 
     def __enter__(self) -> Self:
@@ -174,11 +174,11 @@ class Pipeline:
         return self.store.count()[0]
 
     def __bool__(self) -> bool:
-        """Always True, so that `pipeline or …` does not take an empty store for none."""
+        """Always True, so that an empty store is not mistaken for a missing one."""
         return True
 
     def close(self) -> None:
-        """Finish what the derived indexes need, if this object wrote to the store, and close it."""
+        """Update derived indexes if this object wrote to the store, then close it."""
         try:
             if self._written:
                 self._written = False
@@ -201,9 +201,9 @@ class Pipeline:
 
         Args:
             documents: The documents.
-            show_progress: Show how far embedding is.
-            vectors: Unit vectors (n, dimensions), one for each document, which then is a single passage: for those
-                who have embedded their documents with the store's model already. Nothing is embedded.
+            show_progress: A bar on a terminal, log lines elsewhere.
+            vectors: Unit vectors (n, dimensions), one per document, if you already have them from the store's model.
+                Each document becomes a single passage, and nothing is embedded.
 
         Raises:
             InvalidArgumentError: Not a list of documents, or vectors that do not fit; the store is unchanged.
@@ -222,7 +222,7 @@ class Pipeline:
         return report
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete documents; ids that are not there are passed over. Returns how many were deleted."""
+        """Delete documents and return how many existed; unknown ids are ignored."""
         names = list(dict.fromkeys(check_ids(ids)))
         present = [d.id for d in self.store.get(names) if d is not None]
         if present:
@@ -232,47 +232,46 @@ class Pipeline:
         return len(present)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Documents by id, in the order of `ids`; None for an id that is not there."""
+        """Documents by id, in the order of `ids`; None for an unknown id."""
         return self.store.get(check_ids(ids))
 
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
-        """Read files and folders and write what is new or changed in them; nothing is removed but what a file lost.
+        """Index new and changed files; documents are removed only if their file no longer contains them.
 
         Text, Markdown, HTML, PDF, Word, EPUB, source code, CSV, JSON lines and Parquet are read, by content and by
-        name; see `qwen3_rag.ingest.readers.reader` for kinds of your own. Files that are as they were are not opened.
+        name; see `qwen3_rag.ingest.readers.reader` to add your own. Unchanged files are not opened.
 
         Args:
-            paths: A path or several.
+            paths: A path or a list of paths.
             show_progress: A bar on a terminal, log lines elsewhere.
             **options: `include` and `exclude` (lists of globs as in .gitignore); `hidden`, `ignored` (files that a
-                .gitignore names) and `follow_links`, False by default; `strict`, to end at what cannot be read
-                instead of skipping it; `largest`, bytes of a file that is read as a whole; `reread`, to read and cut
-                again what is as it was, as after a change of its reader (what comes out the same keeps its vectors);
-                `emptied`, for `sync` of a folder without a single entry left, whose documents else stay, as its drive
-                may not be there.
+                .gitignore excludes) and `follow_links`, False by default; `strict`, to raise instead of skipping a
+                file that cannot be read; `largest`, maximum bytes of a file that is read whole; `reread`, to read
+                unchanged files again, for example after a reader changed; `emptied`, to let `sync` remove the
+                documents of a folder that is suddenly empty (by default they stay: its drive may be missing).
 
         Raises:
-            IngestError: A path that is not there; with `strict`, what cannot be read.
-            UnknownNameError: An option that is none.
+            IngestError: A path does not exist; with `strict`, a file cannot be read.
+            UnknownNameError: An unknown option.
         """
         return self._folders(paths, False, options).run(show_progress)
 
     def sync(self, paths: Paths, show_progress: bool = False, *, dry_run: bool = False, **options: Any) -> IndexReport:
-        """As `index`; and documents from files that are no longer there are removed, those of moved files kept.
+        """Like `index`, and remove documents whose file no longer exists; moved files keep their vectors.
 
         Nothing is removed because a file or folder could not be read.
 
         Args:
-            paths: A path or several.
+            paths: A path or a list of paths.
             show_progress: A bar on a terminal, log lines elsewhere.
-            dry_run: Only look; the report says of each file what would be done.
+            dry_run: Change nothing; the report lists what would be done.
             **options: As for `index`.
         """
         folders = self._folders(paths, True, options)
         return folders.run(show_progress) if not dry_run else folders.plan().report()
 
     def watch(self, paths: Paths, show_progress: bool = False, **options: Any) -> Iterator[IndexReport]:
-        """`sync` now and whenever something changes, until interrupted; gives a report each time."""
+        """Run `sync` now and at every change, until interrupted; yields a report each time."""
         return self._folders(paths, True, options).watch(show_progress)
 
     def _folders(self, paths: Paths, remove: bool, options: dict[str, Any]) -> Folders:
@@ -322,21 +321,21 @@ class Pipeline:
 
         Args:
             query: The question, in any language.
-            top_k: Hits returned at most.
-            candidates: Passages the first stage hands to the reranker; None is 100, or `top_k` if that is more.
+            top_k: Maximum number of hits.
+            candidates: Passages passed to the reranker; None is 100, or `top_k` if that is more.
             filter: Metadata filter, such as `{"lang": "en", "year": {"$gte": 2020}}`; applied before the cut.
-            instruction: What to look for, in place of the default: a preset's name, an own one's, or a sentence.
-            min_score: Leave out reranked hits whose probability is below.
-            min_log_odds: Leave out reranked hits whose log-odds are below.
+            instruction: Replaces the default: a preset's name, one of your own names, or a sentence.
+            min_score: Drop reranked hits with a lower probability.
+            min_log_odds: Drop reranked hits with lower log-odds.
             mode: "dense", "lexical" (BM25) or "hybrid" (both, their normalised scores added).
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
-            deadline: Seconds from this call after which no further candidates are reread; `degraded` then says so.
-            cancel: Once set, from any thread, no further candidates are reread, as past a deadline.
-            group_by_document: One hit a document, its best passage. Unless you pass `candidates`, the first stage
-                goes as deep as it takes to find `top_k` documents.
-            distinct: Of passages with the same text, as in copies of a file, only the best.
-            neighbours: Passages before and after a hit whose text is returned with it.
+            deadline: Seconds from this call after which reranking stops; `degraded` then gives the reason.
+            cancel: Stops reranking once set, from any thread, like a deadline.
+            group_by_document: One hit per document, its best passage. Unless you pass `candidates`, the first stage
+                returns as many passages as needed for `top_k` documents.
+            distinct: Of passages with the same text, only the best.
+            neighbours: Passages before and after each hit, returned in its text.
 
         Raises:
             InvalidArgumentError: An argument is wrong, or `top_k` exceeds `candidates`.
@@ -438,7 +437,7 @@ class Pipeline:
         return [self.search(text, **options) for text in texts]
 
     async def asearch(self, query: str, **options: Any) -> Results:
-        """`search` in another thread, so that the event loop goes on; a cancelled task leaves the queue.
+        """Run `search` in another thread; a cancelled task leaves the queue.
 
         A `deadline` counts from this call, so time spent waiting for a thread is part of it.
         """
@@ -468,7 +467,7 @@ class Pipeline:
         self.upkeep.optimize(index, recall, vectors)
 
     def verify(self) -> list[str]:
-        """Read the whole store and compare checksums; what is wrong, in words, or an empty list. Nothing is written."""
+        """Read the whole store, compare checksums and return the faults, in words. Writes nothing."""
         for _ in range(VERIFY_TRIES):
             with self.store.snapshot():
                 commit = self.store.meta("commit")
@@ -479,7 +478,7 @@ class Pipeline:
         return faults
 
     def info(self) -> dict[str, Any]:
-        """What the store holds and what runs it, as JSON."""
+        """Contents, models and indexes of the store, as JSON."""
         documents, passages = self.store.count()
         files = self.store.files
         return {
@@ -504,7 +503,7 @@ def _reopen(
     embedder: EmbedderProtocol,
     reranker: RerankerProtocol | None,
 ) -> Pipeline:
-    """A pipeline out of a pickle.
+    """Open the store of a pickled pipeline.
 
     Raises:
         StoreMovedError: Another store is at the path by now.
