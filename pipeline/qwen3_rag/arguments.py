@@ -1,4 +1,4 @@
-"""Checks of arguments where they enter; each error shows the value and what was expected."""
+"""Argument checks for public functions; each error shows the value and what was expected."""
 
 import reprlib
 import threading
@@ -29,7 +29,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: its repr, shortened where Python cannot write it out."""
+    """The repr of a value for an error message, shortened if the full repr fails."""
     try:
         return repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or an int of too many digits
@@ -41,24 +41,24 @@ def shown(value: object) -> str:
 
 
 def as_path(value: str | Path, name: str) -> Path:
-    """A path with a leading `~` expanded; the name of no user stays as it is, as in a shell."""
+    """A path with a leading `~` expanded; `~name` of an unknown user is kept literally, as in a shell."""
     if not isinstance(value, str | Path) or "\0" in str(value):
         raise InvalidArgumentError(f"{name} is {shown(value)}; expected a path (str or Path)")
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        return Path(value).absolute()  # which no one tries to expand again
+        return Path(value).absolute()  # absolute, so that `~` is not expanded again
 
 
 def check_cancel(cancel: threading.Event | None) -> threading.Event | None:
-    """What ends a search from another thread."""
+    """The event that cancels a search from another thread, or None."""
     if cancel is not None and not isinstance(cancel, threading.Event):
         raise InvalidArgumentError(f"cancel is {shown(cancel)}; expected a threading.Event")
     return cancel
 
 
 def text_list(value: Sequence[str], name: str) -> list[str]:
-    """A list of texts; a bare string is an error, never read as its characters."""
+    """A list of texts; a single string is an error, not a list of characters."""
     if isinstance(value, str | bytes):
         raise InvalidArgumentError(f"{name} is the single text {value[:60]!r}; expected a list of texts: [{name}]")
     try:
@@ -72,7 +72,7 @@ def text_list(value: Sequence[str], name: str) -> list[str]:
 
 
 def check_ids(ids: Sequence[str]) -> list[str]:
-    """Ids of documents; what is no valid Unicode cannot be one."""
+    """A list of document ids, each valid Unicode."""
     names = text_list(ids, "ids")
     for position, name in enumerate(names):
         try:
@@ -90,26 +90,26 @@ def one_or_many(value: str | Sequence[str], name: str) -> tuple[list[str], bool]
 
 
 def check_query(query: object) -> str:
-    """A query with something in it."""
+    """A query that is not empty or blank."""
     if not isinstance(query, str) or not query.strip():
-        raise InvalidArgumentError(f"query is {shown(query)}; expected a text that is not empty")
+        raise InvalidArgumentError(f"query is {shown(query)}; expected a non-empty text")
     return query
 
 
 def at_least(value: object, least: int, name: str) -> int:
-    """A whole number of at least `least`; True and 2.0 are refused."""
+    """An integer of at least `least`; booleans and floats such as 2.0 are rejected."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{name} is {shown(value)}; expected a whole number of at least {least}")
     return value
 
 
 def check_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
-    """The user's own named instructions."""
+    """User-defined instructions by name; each is a sentence of at least two words."""
     if not isinstance(instructions, Mapping):
         raise InvalidArgumentError(f"instructions is {instructions!r}; expected a mapping of names to instructions")
     for name, text in instructions.items():
         if not isinstance(name, str) or not isinstance(text, str) or len(text.split()) < 2:
-            raise InvalidArgumentError(f"instructions[{name!r}] is {text!r}; expected a sentence")
+            raise InvalidArgumentError(f"instructions[{name!r}] is {text!r}; expected a sentence of at least two words")
     return dict(instructions)
 
 
@@ -118,7 +118,7 @@ ATTENTION = ("auto", "flash", "sdpa", "math")
 
 
 def one_of(value: object, known: Sequence[str], name: str) -> str:
-    """A name out of a list."""
+    """A name that is in the list `known`."""
     if not isinstance(value, str) or value not in known:
         raise UnknownNameError(name, value, list(known))
     return value

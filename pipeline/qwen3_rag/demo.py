@@ -1,4 +1,4 @@
-"""`qwen3-rag demo`: the whole way on a small collection with small models, offline."""
+"""`qwen3-rag demo`: index and search a small collection with small models, offline."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from qwen3_rag.resources import data_folder
 
 __all__ = ["BLEND", "QUESTIONS", "run_demo"]
 
-# Heading, question, the passage that answers it, and an instruction for the reranker.
+# Heading, question, id of the passage that answers it, instruction for the reranker.
 QUESTIONS: tuple[tuple[str, str, str, str | None], ...] = (
     ("A question in English", "lens surgery for cloudy vision in old age", "sci-cataract", None),
     (
@@ -26,18 +26,18 @@ QUESTIONS: tuple[tuple[str, str, str, str | None], ...] = (
     ),
     ("A question about code", "only search after the user stops typing", "code-debounce", "code-search"),
 )
-# The demo reranker is a small, briefly trained model that reads no language but English: most of the order is left to
-# the first stage. By nDCG@10 on data/demo this blend loses nothing (benchmarks/quality.py).
+# The demo reranker is small, briefly trained and reads only English, so the first stage gets most of the weight.
+# This blend costs no nDCG@10 on data/demo (benchmarks/quality.py).
 BLEND = 0.8
 CANDIDATES = 20
 
 
 def run_demo(store: Path, show_progress: bool = True) -> None:
-    """Make the store if it is not there, index the demo collection, and answer three questions.
+    """Create the store if needed, index the demo collection and answer three questions.
 
     Args:
-        store: The store's folder; a second run with the same one embeds nothing.
-        show_progress: A bar on a terminal, log lines elsewhere.
+        store: The store's folder; a second run on the same folder embeds nothing.
+        show_progress: Show a progress bar on a terminal, log lines elsewhere.
     """
     console = Console()
     started = time.monotonic()
@@ -53,7 +53,7 @@ def run_demo(store: Path, show_progress: bool = True) -> None:
         )
         started = time.monotonic()
         if isinstance(pipeline.embedder, Embedder) and isinstance(pipeline.reranker, Reranker):
-            # Before the first question, so that the times of its stages are those of every other.
+            # Load now, so that the first question's times do not include loading.
             _ = pipeline.embedder.loaded, pipeline.reranker.loaded
         console.print(f"[dim]models loaded in {time.monotonic() - started:.1f} s[/dim]")
         for heading, question, _, instruction in QUESTIONS:

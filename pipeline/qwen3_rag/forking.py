@@ -1,6 +1,6 @@
 """Fork handling for objects with threads, locks or connections, which a forked child cannot use.
 
-Such objects subclass `Forked`; the hooks of all live instances are called before and after every `os.fork`.
+Such objects subclass `Forked`; the hooks of all live instances run before and after every `os.fork`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Results, information and checks as people read them on a terminal."""
+"""Print results, store information and checks on a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from qwen3_rag.records import Hit, Results
 __all__ = ["excerpt", "show_check", "show_explained", "show_results", "show_tree"]
 
 EXCERPT = 220  # characters of a passage in a table
-LINES = 6  # of it, where it has lines of its own
+LINES = 6  # lines of a passage in a table
 
 
 def excerpt(text: str, length: int = EXCERPT, lines: int = 1) -> str:
-    """The beginning of a text: one line, or so many of its own, as code needs."""
+    """The start of a text on one line; with `lines` above 1, a longer text such as code keeps its line breaks."""
     kept = [line.rstrip() for line in text.splitlines() if line.strip()]
     shown = "\n".join(kept[:lines]) if 1 < lines < len(kept) else " ".join(text.split())
     shown = shown if len(shown) <= length else shown[: length - 1].rstrip()
@@ -26,7 +26,7 @@ def excerpt(text: str, length: int = EXCERPT, lines: int = 1) -> str:
 
 
 def show_results(results: Results, console: Console | None = None) -> None:
-    """A table of hits, and a line with what each stage took."""
+    """Print a table of hits, and a line with the time of each stage."""
     console = console or Console()
     if not results:
         console.print("no hits")
@@ -38,9 +38,9 @@ def show_results(results: Results, console: Console | None = None) -> None:
         table.add_column("passage", overflow="fold")
         for hit in results:
             score = "–" if hit.score is None else f"{hit.score:.3f}"
-            above = f"  {escape(hit.heading)}" if hit.heading else ""
+            heading = f"  {escape(hit.heading)}" if hit.heading else ""
             page = f"  [dim]page {hit.page}[/dim]" if hit.page else ""
-            head = f"[bold]{escape(hit.title or hit.id)}[/bold]{above}{page}  [dim]{escape(hit.id)}[/dim]"
+            head = f"[bold]{escape(hit.title or hit.id)}[/bold]{heading}{page}  [dim]{escape(hit.id)}[/dim]"
             table.add_row(
                 str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
             )
@@ -58,7 +58,7 @@ def _show_times(results: Results, console: Console) -> None:
 
 
 def show_explained(results: Results, mode: str, console: Console | None = None) -> None:
-    """For each hit both stages' ranks and scores and where it stands, and what each stage took."""
+    """Print the rank and score in both stages and the location of each hit, and the time of each stage."""
     console = console or Console()
     first = {"dense": "cosine", "lexical": "BM25", "hybrid": "fused"}[mode]
     for hit in results:
@@ -70,14 +70,14 @@ def show_explained(results: Results, mode: str, console: Console | None = None) 
 
 
 def _place(hit: Hit) -> str:
-    """Where a passage stands: source, page, headings, characters."""
+    """The location of a passage: source, page, headings, characters."""
     page = f"page {hit.page}" if hit.page else None
     place = (hit.source, page, hit.heading, f"characters {hit.start} to {hit.end}")
     return ", ".join(part for part in place if part)
 
 
 def show_tree(values: Mapping[str, Any], console: Console | None = None) -> None:
-    """Nested values, one a line."""
+    """Print nested values, one per line."""
     tree = Tree(escape(str(values.get("path", ""))))
     _grow(tree, {key: value for key, value in values.items() if key != "path"})
     (console or Console()).print(tree)
@@ -92,7 +92,7 @@ def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
 
 
 def show_check(model: str, check: Check, console: Console | None = None) -> None:
-    """Both runtimes' log-odds for every fixed pair, and the verdict."""
+    """Print both runtimes' log-odds for each test pair, and whether they agree."""
     console = console or Console()
     table = Table(show_edge=False, pad_edge=False)
     for name in ("query", "document"):
@@ -103,7 +103,7 @@ def show_check(model: str, check: Check, console: Console | None = None) -> None
         figures = (f"{pair.native:.4f}", f"{pair.reference:.4f}", f"{abs(pair.native - pair.reference):.1e}")
         table.add_row(escape(excerpt(pair.query, 36)), escape(excerpt(pair.document, 36)), *figures)
     console.print(table)
-    for published, here in check.published:
-        console.print(f"published {published}, here {here:.3f} (tolerance {PUBLISHED_TOLERANCE})")
+    for published, measured in check.published:
+        console.print(f"published {published}, here {measured:.3f} (tolerance {PUBLISHED_TOLERANCE})")
     verdict = "[green]agrees[/green]" if check.agrees else "[red]DISAGREES[/red]"
     console.print(f"{escape(model)} {verdict}: worst difference {check.worst:.1e}, tolerance {check.tolerance:.1e}")

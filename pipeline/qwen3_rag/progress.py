@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, regular log lines elsewhere."""
+"""Progress of long operations: a bar on a terminal, periodic log lines elsewhere."""
 
 import logging
 import time
@@ -18,11 +18,11 @@ def progress(
     """Yield a function that counts finished items, and optionally their parts.
 
     Args:
-        label: Name of the work.
+        label: Name of the operation.
         total: Number of items; None if unknown.
         show: If False, the function does nothing.
         unit: Name of an item, such as "files".
-        part: Name of a part, such as "passages"; the function then takes their number as well.
+        part: Name of a part, such as "passages"; the function then also takes their number.
     """
     if not show:
         yield lambda *_: None
@@ -57,8 +57,8 @@ def progress(
         def advance(pieces: int, parts: int = 0) -> None:
             nonlocal sum_of_parts
             sum_of_parts += parts
-            said = f", {sum_of_parts} {part}, {sum_of_parts / (time.monotonic() - start):.1f} a second" if part else ""
-            bar.update(task, advance=pieces, parts=said)
+            rate = f"{sum_of_parts / (time.monotonic() - start):.1f}" if part else ""
+            bar.update(task, advance=pieces, parts=f", {sum_of_parts} {part}, {rate} a second" if part else "")
 
         yield advance
 

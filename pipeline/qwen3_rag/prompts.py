@@ -1,8 +1,8 @@
-"""The exact text formats of Qwen3-Embedding and Qwen3-Reranker, and the named instructions.
+"""The exact prompt formats of Qwen3-Embedding and Qwen3-Reranker, and the named instructions.
 
-Formats are those of the official model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedding-*`. Text from
-outside goes only into `rerank_query` and the document, which are encoded without added tokens (see `models.tokens`);
-`RERANK_PREFIX` and `RERANK_SUFFIX` alone hold control tokens.
+The formats follow the model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedding-*`. Untrusted text goes only
+into `rerank_query` and the document, which are encoded without special tokens (see `models.tokens`); only
+`RERANK_PREFIX` and `RERANK_SUFFIX` contain control tokens.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ RERANK_PREFIX = (
 )
 RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
-# English whatever the query's language: the models were trained so.
+# In English for queries in any language, as in training.
 INSTRUCTIONS: Mapping[str, str] = {
     "web-search": "Given a web search query, retrieve relevant passages that answer the query",
     "question-answering": "Given a question, retrieve passages that contain the answer to the question",
@@ -39,12 +39,12 @@ DEFAULT_INSTRUCTION = "web-search"
 
 
 def rerank_query(instruction: str, query: str) -> str:
-    """What every candidate of one query shares, up to and without the space before the document."""
+    """The prompt part shared by all candidates of a query; the space before the document is not included."""
     return f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 
 
 def embed_query(instruction: str, query: str) -> str:
-    """The embedder's input for a query; there is no space after `Query:`. Documents go in as they are."""
+    """The embedder's input for a query; there is no space after `Query:`. Documents are embedded without a prompt."""
     return f"Instruct: {instruction}\nQuery:{query}"
 
 
@@ -53,11 +53,12 @@ def resolve_instruction(instruction: str | None, own: Mapping[str, str], default
 
     Args:
         instruction: A name, a text, or None for `default` (or, without one, the official web search instruction).
-        own: The user's named instructions, which win over the presets.
-        default: What None stands for, likewise a name or a text.
+        own: The user's named instructions, which override the presets.
+        default: The name or text to use for None.
 
     Raises:
-        UnknownNameError: `instruction` is a single word that names nothing, so it is probably a misspelt name.
+        InvalidArgumentError: The instruction is empty or not a string.
+        UnknownNameError: The instruction is a single word and not a known name, so it is probably misspelt.
     """
     chosen = instruction if instruction is not None else default if default is not None else DEFAULT_INSTRUCTION
     if not isinstance(chosen, str) or not chosen.strip():
@@ -67,5 +68,7 @@ def resolve_instruction(instruction: str | None, own: Mapping[str, str], default
     if chosen in INSTRUCTIONS:
         return INSTRUCTIONS[chosen]
     if len(chosen.split()) == 1:
-        raise UnknownNameError("instruction", chosen, sorted({*own, *INSTRUCTIONS}), "An own one is a whole sentence.")
+        raise UnknownNameError(
+            "instruction", chosen, sorted({*own, *INSTRUCTIONS}), "A custom instruction must be a sentence."
+        )
     return chosen

@@ -333,7 +333,7 @@ def test_kinds_that_are_not_read_are_counted_and_not_opened_again(
     (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     ((path, why),) = pipeline.index(folder / "b.png").skipped
     assert path == str(folder / "b.png")
-    assert why.startswith("no kind of file that can be read; known: ")
+    assert why.startswith("unsupported file type; supported suffixes: ")
 
 
 def test_what_a_selection_no_longer_holds_is_removed(pipeline: Pipeline, folder: Path) -> None:

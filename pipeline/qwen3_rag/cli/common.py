@@ -1,4 +1,4 @@
-"""What the commands share: options, errors as one line, opening a store."""
+"""Shared by the commands: options, one-line errors and output."""
 
 import json
 from collections.abc import Callable
@@ -22,49 +22,53 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 class State:
-    """Options that stand before the command."""
+    """Global options, given before the command."""
 
     debug = False
     quiet = False
 
 
 def readable(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors raised on purpose become one line and an exit code."""
+    """Decorate a command to print expected errors as one line and exit with a status code."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except BrokenPipeError:
-            raise  # the reader of a pipe had enough
+            raise  # the reader closed the pipe
         except (Qwen3RagError, OSError) as error:
             if State.debug:
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(MISUSED if isinstance(error, InvalidArgumentError) else FAILED) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted; what was written stays, and the next run goes on from there", err=True)
+            typer.echo("interrupted; committed work is kept and the next run continues from it", err=True)
             raise typer.Exit(130) from None
 
     return run
 
 
 def as_object(text: str, option: str) -> dict[str, Any]:
-    """A JSON object passed as an option."""
+    """Parse a JSON object passed as an option.
+
+    Raises:
+        InvalidArgumentError: The text is not JSON, or not an object.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:
         raise InvalidArgumentError(f"{option} is {text!r}, which is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise InvalidArgumentError(f'{option} is {text!r}; expected an object, as {{"lang": "en"}}')
+        raise InvalidArgumentError(f'{option} is {text!r}; expected an object such as {{"lang": "en"}}')
     return value
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON."""
+    """Print a value as one line of JSON."""
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_notice(text: str) -> None:
-    """A line for people, which does not mix with output that is piped on."""
+    """Print a message to stderr, so that it does not mix with piped output."""
     typer.echo(text, err=True)

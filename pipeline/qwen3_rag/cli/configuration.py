@@ -1,4 +1,4 @@
-"""Settings of the command line from TOML files, and where each of them came from."""
+"""Command-line settings from TOML files, and the source of each value."""
 
 import os
 import tomllib
@@ -19,36 +19,36 @@ SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "
 
 
 def _file(path: Path | None) -> Path | None:
-    """The settings file: `path`, the one in the current folder, the user's, or None."""
+    """The settings file: `path`, else the one in the current folder, else the user's, else None."""
     if path is not None:
         return as_path(path, "--config")
-    usual = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
-    return next((path for path in usual if path.is_file()), None)
+    candidates = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
+    return next((path for path in candidates if path.is_file()), None)
 
 
 @readable
 def read_settings(context: typer.Context, config: Path | None) -> None:
-    """Take the defaults of commands from a file: a table each command, names at its top for all that have them.
+    """Read option defaults from a file: one table per command; top-level keys apply to all except `demo`.
 
     Raises:
-        InvalidArgumentError: It is not TOML, or names a command or option that is none.
+        InvalidArgumentError: The file is not TOML, or names an unknown command or option.
     """
     path = _file(config)
     context.obj = path
     if path is None:
         return
     try:
-        said = tomllib.loads(path.read_text("utf-8"))
+        settings = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{path}: not TOML: {error}") from None
+        raise InvalidArgumentError(f"{path} is not valid TOML: {error}") from None
     options = {name: _options(command) for name, command in _commands(context).items()}
-    shared = {_plain(name): value for name, value in said.items() if not isinstance(value, dict)}
+    shared = {_plain(name): value for name, value in settings.items() if not isinstance(value, dict)}
     for name in shared:
         if not any(name in known for known in options.values()):
             raise InvalidArgumentError(f"{path}: {name!r} is an option of no command; see qwen3-rag config")
     defaults: dict[str, dict[str, Any]] = {}
     for command, known in options.items():
-        table = {_plain(name): value for name, value in said.get(command, {}).items()}
+        table = {_plain(name): value for name, value in settings.get(command, {}).items()}
         for name in table:
             if name not in known:
                 raise InvalidArgumentError(
@@ -57,7 +57,7 @@ def read_settings(context: typer.Context, config: Path | None) -> None:
         defaults[command] = {
             name: value for name, value in shared.items() if name in known and command != "demo"
         } | table
-    for name, value in said.items():
+    for name, value in settings.items():
         if isinstance(value, dict) and name not in options:
             raise InvalidArgumentError(f"{path}: no command {name!r}; expected one of: {', '.join(options)}")
     context.default_map = defaults
@@ -68,7 +68,7 @@ def _plain(name: str) -> str:
 
 
 def _commands(context: typer.Context) -> dict[str, Any]:
-    # Typer's own copy of click or click itself, depending on its version; both have these attributes.
+    # Depending on its version, Typer uses click or a vendored copy; both have these attributes.
     commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
     return commands
 
@@ -79,7 +79,7 @@ def _options(command: Any) -> list[str]:
 
 @readable
 def show_settings(context: typer.Context, as_json: Json = False) -> None:
-    """Show the settings of every command, and where each came from: environment, file or default.
+    """Show the settings of every command and the source of each: environment, file or default.
 
     Example: QWEN3_RAG_SEARCH_TOP_K=5 qwen3-rag config
     """
@@ -87,15 +87,15 @@ def show_settings(context: typer.Context, as_json: Json = False) -> None:
     path = parent.obj
     rows = []
     for name, command in _commands(parent).items():
-        inner = command.make_context(name, [], parent=parent, resilient_parsing=True)
+        command_context = command.make_context(name, [], parent=parent, resilient_parsing=True)
         for option in _options(command):
-            source = inner.get_parameter_source(option)
-            came = SOURCES.get(source.name if source else "", "default")
+            source = command_context.get_parameter_source(option)
+            origin = SOURCES.get(source.name if source else "", "default")
             variable = f"{ENVIRONMENT}_{name}_{option}".upper().replace("-", "_")
-            where = {"environment": variable, "file": str(path)}.get(came, came)
-            if came == "environment" and variable not in os.environ:
+            where = {"environment": variable, "file": str(path)}.get(origin, origin)
+            if origin == "environment" and variable not in os.environ:
                 where = "environment"
-            rows.append({"command": name, "option": option, "value": inner.params.get(option), "from": where})
+            rows.append({"command": name, "option": option, "value": command_context.params.get(option), "from": where})
     if as_json:
         for row in rows:
             print_json(row | {"value": row["value"] if not isinstance(row["value"], Path) else str(row["value"])})

@@ -1,4 +1,4 @@
-"""A document to passages: along sections, between paragraphs if possible, else sentences, lines, words, tokens."""
+"""Split a document into passages: by section, at paragraph ends if possible, else sentences, lines, words, tokens."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from qwen3_rag.ingest.parsed import Parsed, Section, heading, path_of
 
 __all__ = ["Cut", "chunk", "token_starts"]
 
-SLAB = 100_000  # characters tokenized at once, so that memory does not grow with a document
-BLOCK = 4_000  # characters searched for sentences at once
+SLAB = 100_000  # characters tokenized at once; keeps memory independent of document length
+BLOCK = 4_000  # characters passed to the sentence splitter at once
 BLANK = re.compile(r"\n[^\S\n]*\n\s*")
-SMALL = 4  # a group of sections shorter than a passage by this factor takes in the next section
+SMALL = 4  # a group shorter than 1/SMALL of a passage may also include a section under a neighbouring heading
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A passage: its place in the document's text, the path of headings above it, and its page."""
+    """A passage: its character range in the document's text, its heading path and its page."""
 
     start: int
     stop: int
@@ -33,7 +33,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What is not cut further: a sentence, a line, a run of tokens; with the section it lies in."""
+    """The smallest unit of a passage: a sentence, a line or a run of tokens, with the index of its section."""
 
     start: int
     stop: int
@@ -46,7 +46,7 @@ class _Tokenizes(Protocol):
 
 
 def token_starts(embedder: _Tokenizes, text: str) -> Int64:
-    """First characters (n,) of an embedder's tokens of a text."""
+    """Character offsets (n,) at which the tokens of a text start, by the embedder's tokenizer."""
     starts, at = [], 0
     while at < len(text):
         stop = at + SLAB
@@ -59,13 +59,13 @@ def token_starts(embedder: _Tokenizes, text: str) -> Int64:
 
 
 def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = "rows") -> list[Cut]:
-    """Passages of a document, in order, none beginning or ending in white space.
+    """Split a document into passages, in order, without leading or trailing whitespace.
 
     Args:
         parsed: The document with its sections.
-        starts: First characters (n,) of its tokens, ascending.
-        size: Tokens a passage may have.
-        overlap: Tokens at most that a passage repeats of the one before, in whole sentences.
+        starts: Character offsets (n,) at which its tokens start, ascending.
+        size: Maximum number of tokens in a passage.
+        overlap: Maximum number of tokens repeated from the previous passage, in whole sentences.
         tables: "rows", "text" or "drop", as in `Settings`.
     """
     text = parsed.document.text
@@ -77,14 +77,14 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
         for first, last in _filled(text, pieces, size, overlap):
             start, stop = _stripped(text, pieces[first].start, pieces[last - 1].stop)
             if start < stop:
-                within = sorted({piece.section for piece in pieces[first:last]})
-                above = _heading(text, [sections[number] for number in within], start, tables, rows)
-                cuts.append(Cut(start, stop, above, parsed.page(start)))
+                numbers = sorted({piece.section for piece in pieces[first:last]})
+                heading_path = _heading(text, [sections[number] for number in numbers], start, tables, rows)
+                cuts.append(Cut(start, stop, heading_path, parsed.page(start)))
     return cuts
 
 
 def _groups(sections: Sequence[Section], starts: Int64, size: int) -> Iterator[list[int]]:
-    """Sections cut together: a short one goes with what follows it under the same or a neighbouring heading."""
+    """Groups of sections split together: consecutive ones under the same or, if short, a neighbouring heading."""
     group: list[int] = []
     used = 0
     for number, section in enumerate(sections):
@@ -102,24 +102,25 @@ def _groups(sections: Sequence[Section], starts: Int64, size: int) -> Iterator[l
 
 
 def _belong(last: Section, section: Section, short: bool) -> bool:
-    """Whether a section may be cut together with the one before it."""
-    one, other = last.headings, section.headings
-    if one == other:
+    """Whether a section may be grouped with the previous one."""
+    previous, current = last.headings, section.headings
+    if previous == current:
         return True
-    # Siblings, or one above the other.
-    return short and (one[:-1] == other[:-1] or one == other[: len(one)] or other == one[: len(other)])
+    siblings = previous[:-1] == current[:-1]
+    nested = previous == current[: len(previous)] or current == previous[: len(current)]
+    return short and (siblings or nested)
 
 
 def _heading(
     text: str, sections: Sequence[Section], start: int, tables: str, rows: dict[Section, tuple[int, str]]
 ) -> str | None:
-    """Headings common to the sections of a passage; in the midst of a table its first row as well.
+    """Headings shared by the sections of a passage, plus the first row if the passage starts inside a table.
 
-    `rows` keeps the length and heading of each table's first row, so that a long table is looked through once.
+    `rows` caches the length and heading of each table's first row, so that a long table is scanned only once.
     """
-    # What the first and the last in order of names have in common, all have.
-    ends = (min(s.headings for s in sections), max(s.headings for s in sections))
-    path = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
+    # A prefix shared by the smallest and the largest path is shared by all.
+    extremes = (min(s.headings for s in sections), max(s.headings for s in sections))
+    path = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*extremes, strict=False))]
     first = sections[0]
     if tables == "rows" and first.kind == "table" and start > first.start:
         if first not in rows:
@@ -150,7 +151,7 @@ def _line_ends(part: str) -> list[int]:
 
 
 def _sentence_ends(part: str) -> list[int]:
-    """Ends of sentences of any script, a block at a time: the time sentencex takes grows with a block's square."""
+    """Sentence ends in any script, found block by block because sentencex takes quadratic time."""
     ends: list[int] = []
     at = 0
     while at < len(part):
@@ -161,7 +162,7 @@ def _sentence_ends(part: str) -> list[int]:
         blank = BLANK.search(part, at, stop)
         stop = blank.end() if blank else min(stop, len(part))
         boundaries = [at + sentence["end_index"] for sentence in sentencex.get_sentence_boundaries("en", part[at:stop])]
-        # A block that is cut off in the midst of a sentence: the next begins with that sentence.
+        # The block may end inside a sentence, so the next block starts with its last sentence.
         if stop < len(part) and not blank and len(boundaries) > 1:
             boundaries.pop()
             stop = boundaries[-1]
@@ -171,7 +172,7 @@ def _sentence_ends(part: str) -> list[int]:
 
 
 def _joined(part: str, ends: Sequence[int]) -> list[int]:
-    """Places from 0 to the end between which something other than white space lies."""
+    """Boundaries from 0 to the end of `part`; blank pieces are merged into the previous one."""
     places = [0]
     for end in [*sorted(set(ends)), len(part)]:
         if end > places[-1]:
@@ -183,7 +184,7 @@ def _joined(part: str, ends: Sequence[int]) -> list[int]:
 
 
 def _fitting(text: str, starts: Int64, begin: int, end: int, number: int, size: int, by_line: bool) -> Iterator[_Piece]:
-    """A sentence or line, cut further where it is too long: at the ends of lines, else of words, else of tokens."""
+    """A sentence or line; if it is too long, split at line ends, else between words, else between tokens."""
     first, last = (int(i) for i in np.searchsorted(starts, [begin, end]))
     if not by_line and last - first > max(size // SMALL, 8) and "\n" in text[begin:end].strip():
         ends = _joined(text[begin:end], _line_ends(text[begin:end]))
@@ -192,7 +193,7 @@ def _fitting(text: str, starts: Int64, begin: int, end: int, number: int, size: 
         return
     while last - first > size:
         cut = first + size
-        # Several tokens may lie in one character; it is never split.
+        # Several tokens may share one character, which is never split.
         words = (i for i in range(cut, first + size // 2, -1) if text[int(starts[i]) - 1].isspace())
         cut = next(words, cut)
         place = int(starts[cut])
@@ -204,7 +205,7 @@ def _fitting(text: str, starts: Int64, begin: int, end: int, number: int, size: 
 
 
 def _filled(text: str, pieces: Sequence[_Piece], size: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """First and last-but-one piece of each passage."""
+    """Piece range `[begin, end)` of each passage."""
     begin = 0
     while begin < len(pieces):
         end = _fill(text, pieces, begin, size)
@@ -215,7 +216,7 @@ def _filled(text: str, pieces: Sequence[_Piece], size: int, overlap: int) -> Ite
 
 
 def _fill(text: str, pieces: Sequence[_Piece], begin: int, size: int) -> int:
-    """Piece after the last that fits; a paragraph's end is preferred in the second half of what fits."""
+    """Index after the last piece of a passage, preferably at a paragraph end once the passage is half full."""
     used, end, paragraph = pieces[begin].tokens, begin + 1, 0
     while end < len(pieces) and used + pieces[end].tokens <= size:
         if used > size // 2 and _ends_paragraph(text, pieces[end - 1]):
@@ -233,9 +234,9 @@ def _ends_paragraph(text: str, piece: _Piece) -> bool:
 
 
 def _step_back(pieces: Sequence[_Piece], begin: int, end: int, size: int, overlap: int) -> int:
-    """First piece of the next passage: as many whole pieces before `end` as the overlap allows.
+    """Index of the next passage's first piece: it repeats as many whole pieces before `end` as the overlap allows.
 
-    What is repeated must leave space for the next new piece, or the next passage would hold nothing else.
+    The repeated pieces leave room for at least one new piece; otherwise the passage would contain nothing new.
     """
     start, repeated = end, 0
     allowed = min(overlap, size - pieces[end].tokens)

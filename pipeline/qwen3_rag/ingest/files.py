@@ -1,4 +1,4 @@
-"""A file as readers see it: its bytes, once, its text in whatever encoding, and what kind of file it is."""
+"""The file a reader gets: its bytes, its decoded text and its detected type, each computed at most once."""
 
 import codecs
 import gzip
@@ -15,8 +15,8 @@ from qwen3_rag.errors import IngestError, MissingDependencyError
 
 __all__ = ["File", "imported"]
 
-LARGEST = 64 << 20  # bytes of a file that is read as a whole
-HEAD = 8192  # bytes by which the kind of a file is told
+LARGEST = 64 << 20  # bytes; larger files are not read into memory
+HEAD = 8192  # bytes used to detect the file type
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 HTML = re.compile(rb"(?is)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype html|html)\b")
 CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 @dataclass
 class File:
-    """A file that is being read.
+    """A file to read; gzip is decompressed transparently.
 
     Attributes:
-        path: Its full path.
-        largest: Bytes, unpacked, that are read as a whole; a larger file is an error, unless its reader streams.
+        path: Full path.
+        largest: Maximum size in bytes, decompressed; a larger file is an error unless its reader streams.
     """
 
     path: Path
@@ -37,35 +37,35 @@ class File:
 
     @cached_property
     def head(self) -> bytes:
-        """Its first bytes, unpacked."""
+        """The first `HEAD` bytes, decompressed."""
         with self.open() as file:
             return file.read(HEAD)
 
     @cached_property
     def packed(self) -> bool:
-        """Whether it is compressed by gzip."""
+        """Whether the file is gzip-compressed."""
         with self.path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
 
     @property
     def name(self) -> str:
-        """Its name, of what is inside where it is compressed: guide.md of guide.md.gz."""
+        """The file name, without .gz if compressed: guide.md for guide.md.gz."""
         name = self.path.name
         return name[:-3] if self.packed and name.lower().endswith(".gz") else name
 
     @property
     def suffix(self) -> str:
-        """Lower-case suffix of its name."""
+        """The suffix of `name`, in lower case."""
         return Path(self.name.lower()).suffix
 
     @property
     def stem(self) -> str:
-        """Its name without suffix: a title for what has none."""
+        """`name` without its suffix: the title of a document that has no other."""
         return Path(self.name).stem
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open it for reading bytes, unpacked if it is compressed."""
+        """Open the file for reading bytes, decompressed if it is gzip."""
         try:
             with self.path.open("rb") as raw:
                 if self.packed:
@@ -78,31 +78,31 @@ class File:
 
     @cached_property
     def bytes(self) -> bytes:
-        """All of it, unpacked.
+        """The whole content, decompressed.
 
         Raises:
-            IngestError: It is larger than `largest`.
+            IngestError: The content is larger than `largest`.
         """
         with self.open() as file:
             content = file.read(self.largest + 1)
         if len(content) > self.largest:
             raise IngestError(
-                f"{self.path}: more than {self.largest / 2**20:.0f} MiB; files are read whole up to there"
+                f"{self.path}: more than {self.largest / 2**20:.0f} MiB, the maximum for a file that is not streamed"
             )
         return content
 
     @cached_property
     def encoding(self) -> str:
-        """Encoding by its mark; else UTF-8 if that fits; else a guess by its letters.
+        """The encoding: from the byte-order mark, else UTF-8 if it is valid, else guessed from the content.
 
         Raises:
-            IngestError: It is not text.
+            IngestError: The file is not text, or no encoding fits.
         """
         for mark, name in MARKS.items():
             if self.bytes.startswith(mark):
                 return name
         if self.binary:
-            raise IngestError(f"{self.path}: not text: its first {HEAD} bytes hold control characters")
+            raise IngestError(f"{self.path}: not text: control characters in its first {HEAD} bytes")
         try:
             self.bytes.decode()
         except UnicodeDecodeError as error:
@@ -110,30 +110,30 @@ class File:
 
             match = from_bytes(self.bytes[: 1 << 18]).best()
             if match is None:
-                raise IngestError(f"{self.path}: not UTF-8 at byte {error.start}, and no other encoding fits") from None
+                raise IngestError(f"{self.path}: invalid UTF-8 at byte {error.start}; no other encoding fits") from None
             return match.encoding
         return "utf-8"
 
     @property
     def binary(self) -> bool:
-        """Whether its beginning holds what no text does."""
+        """Whether `head` has control characters and no byte-order mark."""
         return not self.head.startswith(tuple(MARKS)) and any(byte in CONTROLS for byte in self.head)
 
     @cached_property
     def text(self) -> str:
-        """All of it, decoded; line ends as they are.
+        """The whole content, decoded; line endings are kept.
 
         Raises:
-            IngestError: It is not text, or not in the encoding that it seemed to be in.
+            IngestError: The file is not text, or is invalid in its detected encoding.
         """
         try:
             return self.bytes.decode(self.encoding)
         except UnicodeDecodeError as error:
-            raise IngestError(f"{self.path}: not {self.encoding} at byte {error.start}") from error
+            raise IngestError(f"{self.path}: invalid {self.encoding} at byte {error.start}") from error
 
     @cached_property
     def kind(self) -> str | None:
-        """The suffix of the kind that its content shows it to be, such as ".pdf"; None if it shows none."""
+        """The file type detected from the content, as a suffix such as ".pdf"; None if not detected."""
         head = self.head
         for mark, suffix in ((b"%PDF-", ".pdf"), (b"PAR1", ".parquet")):
             if mark in head[:1024] if suffix == ".pdf" else head.startswith(mark):
@@ -156,10 +156,10 @@ def _zipped(path: Path) -> str | None:
 
 
 def imported(load: Callable[[], T], package: str, kind: str) -> T:
-    """A package that some readers need.
+    """Import an optional package that a reader needs.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: The package is not installed.
     """
     try:
         return load()

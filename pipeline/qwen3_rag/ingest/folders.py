@@ -1,4 +1,4 @@
-"""Bringing a store in step with files and folders."""
+"""Synchronize a store with files and folders."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -19,27 +19,27 @@ from qwen3_rag.settings import Settings
 
 __all__ = ["Folders", "Paths"]
 
-FORGOTTEN_AT_ONCE = 64  # files that are gone, in one commit
-SETTLING = 0.5  # seconds without a change after which a watched folder is read
+FORGOTTEN_AT_ONCE = 64  # deleted files removed in one commit
+SETTLING = 0.5  # seconds without a change before a watched folder is read
 Paths = str | Path | Sequence[str | Path]
 logger = logging.getLogger("qwen3_rag")
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Files and folders that a store is kept in step with.
+    """Files and folders with which a store is synchronized.
 
     Attributes:
         store: The store.
-        embedder: What embeds their passages.
-        settings: How they are cut.
-        roots: Full paths.
+        embedder: Embeds the passages.
+        settings: How documents are split.
+        roots: Absolute paths of the files and folders.
         selection: Which files of the folders to read.
-        remove: Whether documents are removed whose files are gone.
+        remove: Whether to remove documents whose files no longer exist.
         strict: Whether a file that cannot be read ends the run.
-        largest: Bytes of a file that is read as a whole; formats with a document each line are streamed.
-        emptied: Whether documents are removed even where a root has no entry left at all.
-        reread: Whether files are read and cut again that are as they were, as after a change of their reader.
+        largest: Maximum size in bytes of a file read into memory; formats with one document per line are streamed.
+        emptied: Whether to remove the documents of a root that is now empty.
+        reread: Whether to read and split unchanged files again, for example after a reader changed.
         written: Called after each commit.
     """
 
@@ -60,20 +60,21 @@ class Folders:
 
     @staticmethod
     def roots_of(paths: Paths) -> list[Path]:
-        """Full paths of a path or a list of paths.
+        """Absolute paths of a path or a list of paths.
 
         Raises:
-            IngestError: One is not there.
+            IngestError: A path does not exist.
+            InvalidArgumentError: `paths` is neither a path nor a list.
         """
         if not isinstance(paths, str | Path | Sequence):
             raise InvalidArgumentError(f"paths is {paths!r}; expected a path or a list of paths")
         return Walk.roots_of([paths] if isinstance(paths, str | Path) else paths)
 
     def plan(self) -> Plan:
-        """What has to be done; nothing is changed.
+        """Compare the files with the store, without changing anything.
 
         Raises:
-            IngestError: With `strict`, a folder that cannot be read.
+            IngestError: With `strict`, a file or folder that cannot be read.
         """
         known = self.store.sources.all([str(root) for root in self.roots])
         plan = look(self.roots, self.selection, known, self.remove, self.emptied, self.reread)
@@ -83,10 +84,10 @@ class Folders:
         return plan
 
     def run(self, show_progress: bool) -> IndexReport:
-        """Do it.
+        """Synchronize once.
 
         Raises:
-            IngestError: With `strict`, something that cannot be read; what came before it is written.
+            IngestError: With `strict`, a file or folder that cannot be read; files before it are still written.
         """
         plan = self.plan()
         report = IndexReport(files_unchanged=plan.unchanged, skipped=tuple(plan.skipped))
@@ -128,7 +129,7 @@ class Folders:
         return IndexReport(removed=removed)
 
     def watch(self, show_progress: bool) -> Iterator[IndexReport]:
-        """Do it now, and again whenever something changes, until interrupted; a report each time something was done."""
+        """Synchronize now and after every change until interrupted; yield the first report and each with changes."""
         from qwen3_rag.ingest.files import imported
 
         watchfiles = imported(lambda: __import__("watchfiles"), "watchfiles", "folders as they change")
@@ -138,7 +139,7 @@ class Folders:
             watch_filter=None,
             debounce=int(SETTLING * 1000),
             rust_timeout=60_000,
-            yield_on_timeout=True,  # a change missed, on a network drive for instance, is noticed a minute later
+            yield_on_timeout=True,  # catches missed changes, such as on a network drive, within a minute
             raise_interrupt=False,
         )
         for _ in changes:

@@ -1,4 +1,4 @@
-"""Documents into a store: cut, embed what is new, write; what was embedded is never embedded again."""
+"""Index documents: split them into passages, embed the new ones and write; no text is embedded twice."""
 
 import hashlib
 import logging
@@ -30,10 +30,10 @@ __all__ = [
     "vectors_of",
 ]
 
-BATCH = 256  # passages embedded at once and written in one commit when files are read
-UNIT = 1e-2  # by which a norm may differ from 1: rounding to float16 stays well below, forgotten normalisation above
-IN_CACHE = 256  # rows whose norms are computed at a time
-DIGEST = 16  # bytes of a text's digest: enough that no two texts of a store ever meet
+BATCH = 256  # passages embedded at once, and written in one commit when indexing files
+UNIT = 1e-2  # tolerance of a norm: float16 rounding stays well below, unnormalized vectors exceed it
+IN_CACHE = 256  # rows whose norms are computed at once, so that they stay in the CPU cache
+DIGEST = 16  # bytes of a text's digest; 128 bits make a collision within a store negligible
 
 logger = logging.getLogger("qwen3_rag")
 Vectors = dict[bytes, NDArray[np.float32]]
@@ -41,13 +41,13 @@ Vectors = dict[bytes, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document that is cut.
+    """A document split into passages.
 
     Attributes:
         document: The document.
         cuts: Its passages.
-        texts: What is embedded of each.
-        digests: Names of those.
+        texts: The text embedded for each passage.
+        digests: The digest of each of these texts.
     """
 
     document: Document
@@ -56,7 +56,7 @@ class Prepared:
     digests: list[bytes]
 
     def rows(self, vectors: Vectors) -> list[PassageRow]:
-        """Its passages to be written."""
+        """Its passages as rows to write."""
         return [
             PassageRow(cut.start, cut.stop, digest, vectors[digest], cut.page, cut.heading)
             for cut, digest in zip(self.cuts, self.digests, strict=True)
@@ -64,10 +64,10 @@ class Prepared:
 
 
 def as_documents(documents: Iterable[Document], once: bool = False) -> list[Document]:
-    """The documents as a list, the last of each id; repeated ids are logged, or with `once` an error.
+    """The documents as a list, keeping the last of each id; repeated ids are logged, or an error with `once`.
 
     Raises:
-        InvalidArgumentError: A text or a single document instead of a list, or something else among them.
+        InvalidArgumentError: Not a list, an item that is not a `Document`, or with `once` a repeated id.
     """
     if isinstance(documents, str | Document) or not isinstance(documents, Iterable):
         raise InvalidArgumentError(f"documents is a single {type(documents).__name__}; expected a list of Document")
@@ -88,22 +88,22 @@ def as_documents(documents: Iterable[Document], once: bool = False) -> list[Docu
 
 
 def not_unit(rows: NDArray[np.floating[Any]]) -> tuple[int, float] | None:
-    """The first row (n, dimensions) that is no unit vector, and its norm; None if all are."""
+    """Index and norm of the first of the rows (n, dimensions) that is not a unit vector; None if all are."""
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(rows), IN_CACHE):
             part = rows[start : start + IN_CACHE].astype(np.float32, copy=False)
             norms = np.sqrt(np.einsum("ij,ij->i", part, part))
-            wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is within nothing
+            wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # `~(<=)` also catches NaN
             if len(wrong):
                 return start + int(wrong[0]), float(norms[wrong[0]])
     return None
 
 
 def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArray[Any]) -> IndexReport:
-    """Write documents in one commit, each a single passage with its row of `vectors` (n, dimensions).
+    """Write documents in one commit, each as a single passage with its row of `vectors` (n, dimensions).
 
     Raises:
-        InvalidArgumentError: Another shape, or a row that is no unit vector; nothing is written.
+        InvalidArgumentError: Wrong shape or dtype, or a row that is not a unit vector; nothing is written.
     """
     rows = np.asarray(vectors)
     if rows.shape != (len(documents), store.dimensions) or rows.dtype.kind != "f":
@@ -123,16 +123,16 @@ def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArr
 
 
 def _digest(text: str) -> bytes:
-    """The digest of an embedded text, by which its vector is looked up."""
+    """The digest of an embedded text, used to look up its vector."""
     return hashlib.sha256(text.encode()).digest()[:DIGEST]
 
 
 def prepare(parsed: Parsed, embedder: EmbedderProtocol, settings: Settings) -> Prepared:
-    """Cut a document."""
+    """Split a document into passages."""
     document = parsed.document
     starts = token_starts(embedder, document.text)
     cuts = chunk(parsed, starts, settings.chunk_tokens, settings.chunk_overlap, settings.tables)
-    # A document that is a title only (collections have such) can still be found by it.
+    # Some collections contain documents with only a title; index the title alone.
     cuts = cuts or ([Cut(0, 0)] if document.title and settings.titles else [])
     texts = [document.text[cut.start : cut.stop] for cut in cuts]
     if settings.titles:
@@ -143,7 +143,7 @@ def prepare(parsed: Parsed, embedder: EmbedderProtocol, settings: Settings) -> P
 def add_documents(
     store: Store, embedder: EmbedderProtocol, settings: Settings, documents: Sequence[Document], show_progress: bool
 ) -> IndexReport:
-    """Write documents in one commit; those the store has as they are cost nothing, and no text is embedded twice."""
+    """Write documents in one commit, skipping unchanged ones and embedding no text twice."""
     stored = dict(zip((d.id for d in documents), store.get([d.id for d in documents]), strict=True))
     new = [document for document in documents if not same_as_stored(document, stored[document.id])]
     if not new:
@@ -166,7 +166,11 @@ def vectors_of(
     embed: Callable[[list[str]], NDArray[np.float32]],
     known: Vectors | None = None,
 ) -> tuple[Vectors, int]:
-    """Vectors of all passages by digest, from the store where it has them; and how many had to be embedded."""
+    """Vectors of all passages by digest, taken from `known` or the store where available, and how many were embedded.
+
+    Raises:
+        ModelError: The embedder returned the wrong shape or a vector that is not a unit vector.
+    """
     digests = [digest for each in prepared for digest in each.digests]
     texts = [text for each in prepared for text in each.texts]
     vectors = store.known_vectors(digests) | (known or {})

@@ -1,4 +1,4 @@
-"""What a reader makes of a file: a document, and where its headings, tables, code and pages are."""
+"""A reader's result: a document, and where its headings, tables, code and pages are."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -10,19 +10,19 @@ from qwen3_rag.records import HEADINGS, Document
 __all__ = ["Builder", "Kind", "Parsed", "Section"]
 
 Kind = Literal["prose", "code", "table"]
-LONGEST_HEADING = 120  # characters; what is longer is no heading, and would crowd out the passage
+LONGEST_HEADING = 120  # characters; a longer one leaves too little room for the passage
 DEEPEST = 6
 
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of a document's text under one path of headings.
+    """A span of a document's text under one heading path.
 
     Attributes:
-        start: First character.
-        stop: The one after the last.
-        headings: From the highest to the nearest; the document's title is not among them.
-        kind: How it is cut: prose between sentences, code and tables between lines.
+        start: Offset of the first character.
+        stop: Offset after the last character.
+        headings: From the outermost to the innermost, without the document's title.
+        kind: Where it may be split: prose between sentences, code and tables between lines.
     """
 
     start: int
@@ -37,8 +37,8 @@ class Parsed:
 
     Attributes:
         document: The document.
-        sections: In order, none overlapping; what lies in none is not searched. Empty is one section, the whole.
-        pages: First character of each page.
+        sections: In order, without overlap; text outside them is not indexed. If empty, the text is one section.
+        pages: Offset of the first character of each page.
     """
 
     document: Document
@@ -47,48 +47,48 @@ class Parsed:
 
     @property
     def parts(self) -> tuple[Section, ...]:
-        """The sections, or one that is the whole."""
+        """The sections, or one for the whole text if there are none."""
         return self.sections or (Section(0, len(self.document.text)),)
 
     def page(self, place: int) -> int | None:
-        """Page of a character, from 1; None where there are no pages."""
+        """The page of the character at an offset, counted from 1; None if the document has no pages."""
         return max(bisect_right(self.pages, place), 1) if self.pages else None
 
     def named(self, **values: object) -> "Parsed":
-        """The same with other values of its document, such as `id` and `source`."""
+        """A copy with some of its document's fields replaced, such as `id` and `source`."""
         return replace(self, document=replace(self.document, **values))  # type: ignore[arg-type]
 
 
 def heading(text: str) -> str:
-    """A heading on one line, of bearable length."""
+    """A heading on one line, truncated to `LONGEST_HEADING` characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_HEADING else line[: LONGEST_HEADING - 1].rstrip() + "…"
 
 
 class Outline:
-    """The headings above the present place, by level."""
+    """The headings above the current position, with their levels."""
 
     def __init__(self) -> None:
         self._above: list[tuple[int, str]] = []
 
     def enter(self, level: int, text: str) -> None:
-        """Come upon a heading."""
+        """Add a heading, closing those of the same or a deeper level."""
         while self._above and self._above[-1][0] >= level:
             self._above.pop()
         if (line := heading(text)) and len(self._above) < DEEPEST:
             self._above.append((level, line))
 
     def path(self, title: str | None) -> tuple[str, ...]:
-        """Headings above, without the first where the title is that, or that and the name of what it is part of."""
+        """The headings above, without the first if the title starts or ends with it."""
         headings = tuple(text for _, text in self._above)
         name = heading(title or "")
-        same = headings and (name.startswith(headings[0]) or name.endswith(headings[0]))
-        return headings[1:] if same else headings
+        repeated = headings and (name.startswith(headings[0]) or name.endswith(headings[0]))
+        return headings[1:] if repeated else headings
 
 
 @dataclass
 class Builder:
-    """Puts a document's text together, block by block, for formats whose text is not the file itself."""
+    """Builds a document's text block by block, for formats whose text is not the file's own."""
 
     title: str | None = None
     _parts: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Builder:
     pages: list[int] = field(default_factory=list)
 
     def heading(self, level: int, text: str) -> None:
-        """Add a heading, which begins a section."""
+        """Add a heading and start a section."""
         line = " ".join(text.split())
         if line:
             self._outline.enter(level, line)
@@ -106,7 +106,7 @@ class Builder:
             self.block(line)
 
     def block(self, text: str, kind: Kind = "prose") -> None:
-        """Add a paragraph, a listing or a table."""
+        """Add a paragraph, a code block or a table."""
         text = text.strip("\n") if kind == "code" else text.strip()
         if not text.strip():
             return
@@ -116,17 +116,17 @@ class Builder:
         self._length += len(gap) + len(text)
 
     def page(self) -> None:
-        """Begin a page."""
+        """Start a page."""
         self.pages.append(self._length + (2 if self._length else 0))
 
     def parsed(self, title: str) -> Parsed:
-        """What was put together; `title` is for a document that has none of its own."""
+        """The finished document; `title` is the fallback if no title or heading was added."""
         name = self.title or title
         sections: list[Section] = []
         starts = [start for start, _, _ in self._marks]
-        for (start, above, kind), stop in zip(self._marks, [*starts[1:], self._length], strict=True):
+        for (start, outline, kind), stop in zip(self._marks, [*starts[1:], self._length], strict=True):
             path = Outline()
-            path._above = list(above)
+            path._above = list(outline)
             headings = path.path(name)
             last = sections[-1] if sections else None
             if last and (last.headings, last.kind) == (headings, kind) and kind == "prose":
@@ -137,5 +137,5 @@ class Builder:
 
 
 def path_of(headings: Iterable[str]) -> str | None:
-    """A path of headings as it is stored and shown."""
+    """A heading path as it is stored and displayed; None if there are no headings."""
     return HEADINGS.join(headings) or None

@@ -1,4 +1,4 @@
-"""What a sync has to do: files as they are now beside files as they were when they were read."""
+"""Plan a sync: compare the files on disk with what the store recorded when it read them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from qwen3_rag.records import IndexReport
 
 __all__ = ["NOTHING_TO_READ", "Plan", "digest_of", "look", "row_of"]
 
-NOTHING_TO_READ = b"-"  # in place of the digest of a file that no reader knows
+NOTHING_TO_READ = b"-"  # stored as the digest of a file that no reader supports
 AT_ONCE = 1 << 20  # bytes hashed at once
-# A change within the tick of a file system's clock leaves the time as it is; so a time is relied on once it has passed.
+# Two changes within one tick of the file system's clock get the same time, so a time this recent is not trusted.
 TICK = 2_000_000_000  # nanoseconds
 
 
 @dataclass
 class Plan:
-    """What a sync would do.
+    """The work of a sync.
 
     Attributes:
         new: Files not read yet.
-        changed: Files whose content is another.
-        moved: Files that were read under another path, by their path now.
-        touched: Files whose content is the same, though size or time is not as noted.
-        unchanged: How many are as they were.
-        gone: Paths of files that are no more.
-        skipped: Paths that could not be looked at, and why.
+        changed: Files to read again because their content changed.
+        moved: Previous paths of moved files, by current path.
+        touched: Unchanged files whose recorded modification time is out of date.
+        unchanged: Number of unchanged files.
+        gone: Paths of files that no longer exist.
+        skipped: Paths that could not be read, each with the reason.
     """
 
     new: list[FileEntry] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Plan:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def report(self) -> IndexReport:
-        """What it comes to, before anything is read."""
+        """The plan as a report, before any file is read."""
         actions = [("new", str(f.path)) for f in self.new if str(f.path) not in self.moved]
         actions += [("changed", str(entry.path)) for entry in self.changed]
         actions += [("moved", f"{before} -> {path}") for path, before in self.moved.items()]
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def to_read(self) -> list[FileEntry]:
-        """The files that have to be opened."""
+        """The files to read."""
         return [*self.changed, *self.new]
 
 
@@ -72,22 +72,22 @@ def look(
     emptied: bool = False,
     reread: bool = False,
 ) -> Plan:
-    """Compare what lies at some paths with what was noted.
+    """Compare the files at some paths with what the store recorded.
 
     Args:
-        roots: Files and folders, full paths.
+        roots: Absolute paths of files and folders.
         selection: Which files to read.
-        known: What was noted of files at and below the roots, by path.
-        remove: Whether files that are no more count as gone.
-        emptied: Whether they do even where a root has no entry left; else that counts as a drive that is not there.
-        reread: Whether files count as changed that are as they were.
+        known: Recorded state of the files at and below the roots, by path.
+        remove: Whether to look for deleted and moved files.
+        emptied: Whether an empty root means that its files were deleted; by default it is taken for an unmounted drive.
+        reread: Whether unchanged files count as changed.
     """
     plan = Plan()
     walk = Walk(roots, selection)
-    here: set[str] = set()
+    seen: set[str] = set()
     for entry in walk:
         path = str(entry.path)
-        here.add(path)
+        seen.add(path)
         row = known.get(path)
         if row is None:
             plan.new.append(entry)
@@ -107,20 +107,23 @@ def look(
         unread = tuple(
             str(folder) + "/" for folder in [*walk.unread, *([] if emptied else _missing(plan, walk, known))]
         )
-        passed = {path for path, _ in walk.skipped}
-        plan.gone = [path for path in known if path not in here | passed and not path.startswith(unread or "\0")]
+        skipped = {path for path, _ in walk.skipped}
+        plan.gone = [path for path in known if path not in seen | skipped and not path.startswith(unread or "\0")]
         _find_moved(plan, known)
     return plan
 
 
 def _missing(plan: Plan, walk: Walk, known: Mapping[str, SourceRow]) -> list[Path]:
-    """Roots that are empty though files were read from them."""
+    """Empty roots from which files were read before."""
     missing = []
     for root in walk.empty:
         before = sum(path.startswith(f"{root}/") for path in known)
         if before:
             missing.append(root)
-            reason = f"folder: empty, though {before} files were read from it; they stay unless you say `emptied`"
+            reason = (
+                f"folder: empty, though {before} files were read from it; their documents are kept: "
+                "pass `emptied` to remove them"
+            )
             plan.skipped.append((str(root), reason))
     return missing
 
@@ -139,17 +142,17 @@ def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
 
 
 def _find_moved(plan: Plan, known: Mapping[str, SourceRow]) -> None:
-    """Among new files those whose content a file had that is gone."""
-    gone: dict[tuple[int, bytes], list[str]] = {}
+    """Record as moved each new file whose content equals that of a deleted file."""
+    deleted: dict[tuple[int, bytes], list[str]] = {}
     for path in plan.gone:
-        gone.setdefault((known[path].size, known[path].digest), []).append(path)
-    sizes = {size for size, _ in gone}
+        deleted.setdefault((known[path].size, known[path].digest), []).append(path)
+    sizes = {size for size, _ in deleted}
     for entry in plan.new:
         if entry.size in sizes and entry.size:
             try:
-                before = gone.get((entry.size, digest_of(entry.path)))
+                before = deleted.get((entry.size, digest_of(entry.path)))
             except OSError:
-                continue  # reading it will say so
+                continue  # reported when the file is read
             if before:
                 plan.moved[str(entry.path)] = before.pop()
 
@@ -158,7 +161,7 @@ def digest_of(path: Path) -> bytes:
     """XXH3 (128 bits) of a file's content.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     hashed = xxhash.xxh3_128()
     with path.open("rb") as file:
@@ -168,16 +171,16 @@ def digest_of(path: Path) -> bytes:
 
 
 def row_of(entry: FileEntry, digest: bytes) -> SourceRow:
-    """What is noted of a file."""
+    """The row recorded for a file; a time too recent to trust is stored as 0."""
     settled = time.time_ns() - entry.changed > TICK
     return SourceRow(str(entry.path), entry.size, entry.changed if settled else 0, digest)
 
 
 def still(entry: FileEntry) -> bool:
-    """Whether a file looks as it did.
+    """Whether a file still has the size and modification time of `entry`.
 
     Raises:
-        IngestError: It is not there any more.
+        IngestError: The file cannot be accessed.
     """
     try:
         status = entry.path.stat()

@@ -1,7 +1,7 @@
-"""Files into a store as a stream: one thread reads and cuts while another embeds and a third writes.
+"""Index files as a stream: one thread reads and splits, another embeds, a third writes.
 
-Everything that waits between them is bounded, so memory does not grow with the folder; and every file is noted in the
-commit that holds its last document, so that a run that is killed goes on where it was.
+The queues between them are bounded, so memory use does not depend on the size of the folder. A file is recorded as
+read in the commit that contains its last document, so a killed run resumes where it stopped.
 """
 
 import logging
@@ -32,14 +32,14 @@ from qwen3_rag.settings import Settings
 
 __all__ = ["Stream"]
 
-AHEAD = 4  # batches that reading may be ahead of embedding
-LOOKED_UP = 64  # documents looked up in the store at once
+AHEAD = 4  # batches that the reading thread may be ahead of embedding
+LOOKED_UP = 64  # documents compared with the store at once
 logger = logging.getLogger("qwen3_rag")
 
 
 @dataclass
 class _Batch:
-    """What goes into one commit, or a part of that."""
+    """The content of one commit, or a part of it."""
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     carried: dict[str, tuple[Document, list[PassageRow]]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class _Batch:
     report: IndexReport = field(default_factory=IndexReport)
 
     def take(self, part: "_Batch") -> None:
-        """Add a part; of documents with the same id the later one stays."""
+        """Add a part; of documents with the same id, the later one is kept."""
         for name in (part.prepared | part.carried).keys() & (self.prepared | self.carried).keys():
             self.prepared.pop(name, None)
             self.carried.pop(name, None)
@@ -58,7 +58,7 @@ class _Batch:
         self.carried |= part.carried
         self.origins |= part.origins
         self.read += part.read
-        # A document that was added again under the same id stays.
+        # Do not remove a document that this part adds again under the same id.
         self.remove = [name for name in self.remove + part.remove if name not in part.origins]
         self.report += part.report
 
@@ -68,7 +68,7 @@ class _Batch:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to write it."""
+        """Whether the batch is large enough to write."""
         return self.passages >= BATCH or len(self.origins) + len(self.read) + len(self.remove) >= 4 * BATCH
 
     @property
@@ -77,18 +77,18 @@ class _Batch:
 
 
 class Stream:
-    """One run over some files.
+    """One indexing run over a list of files.
 
     Args:
-        store: Where they go.
-        embedder: What embeds them.
-        settings: How they are cut.
-        named: Paths passed explicitly; an unsupported kind among them is an error.
-        moved: Paths that files had before, by their paths now.
+        store: The store to write to.
+        embedder: Embeds the passages.
+        settings: How documents are split.
+        named: Paths passed explicitly; an unsupported format among them is an error.
+        moved: Previous paths of moved files, by current path.
         strict: Whether a file that cannot be read ends the run.
-        largest: Bytes of a file that is read as a whole.
-        reread: Whether documents are cut again that are as they were.
-        done: Called with the files and passages finished, as they are.
+        largest: Maximum size in bytes of a file that is read into memory.
+        reread: Whether unchanged documents are split and written again.
+        done: Called after each commit with the number of files and passages in it.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Stream:
         self._ended = threading.Event()
 
     def run(self, files: Sequence[FileEntry]) -> IndexReport:
-        """Read the files and write what they hold.
+        """Read the files and write their documents.
 
         Raises:
-            IngestError: With `strict`, a file that cannot be read; what was read before it is written.
+            IngestError: With `strict`, a file that cannot be read; files before it are still written.
         """
         report = IndexReport()
-        recent: Vectors = {}  # of the batch that is being written
+        recent: Vectors = {}  # vectors of the batch being written, not in the store yet
         with ThreadPoolExecutor(1, "writing") as writer:
             writing: Future[int] | None = None
             try:
@@ -134,7 +134,7 @@ class Stream:
         return report
 
     def _embedded(self, batch: _Batch, recent: Vectors) -> tuple[Vectors, int]:
-        """Vectors of a batch; those of a document of many passages are kept in the store as they come."""
+        """Vectors of a batch and how many were embedded; all but the last group are staged as they are computed."""
 
         def embed(texts: list[str]) -> NDArray[np.float32]:
             return self.embedder.encode_document(texts)
@@ -165,13 +165,13 @@ class Stream:
         return commit
 
     def _ahead(self, files: Sequence[FileEntry]) -> Iterator[_Batch]:
-        """Batches, prepared in a separate thread."""
-        waiting: queue.Queue[_Batch | BaseException | None] = queue.Queue(AHEAD)
+        """Yield batches, which a separate thread prepares."""
+        batches: queue.Queue[_Batch | BaseException | None] = queue.Queue(AHEAD)
 
         def put(item: _Batch | BaseException | None) -> None:
             while not self._ended.is_set():
                 try:
-                    waiting.put(item, timeout=0.1)
+                    batches.put(item, timeout=0.1)
                     return
                 except queue.Full:
                     continue
@@ -183,13 +183,13 @@ class Stream:
                     if self._ended.is_set():
                         return
                 put(None)
-            except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+            except BaseException as error:  # noqa: BLE001  # re-raised in the consuming thread
                 put(error)
 
         thread = threading.Thread(target=work, name="reading", daemon=True)
         thread.start()
         try:
-            while (item := waiting.get()) is not None:
+            while (item := batches.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
@@ -216,7 +216,7 @@ class Stream:
             yield batch
 
     def _file(self, entry: FileEntry) -> Iterator[_Batch]:
-        """What a file brings, in parts; the last part says that it was read to its end."""
+        """A file's documents in parts; the last part records the file as read."""
         path = str(entry.path)
         before = set(self.store.sources.documents(path))
         if self._nothing_to_read(entry):
@@ -227,7 +227,7 @@ class Stream:
         documents = read(entry.path, self.largest)
         group = list(islice(documents, LOOKED_UP))
         if len(group) == LOOKED_UP:
-            # Read through before anything is written, so that nothing of a file stays that breaks off in its midst.
+            # Read the whole file once before writing, so that an error further on leaves nothing of it in the store.
             for _ in documents:
                 pass
             documents = read(entry.path, self.largest)
@@ -245,7 +245,7 @@ class Stream:
         yield _Batch(read=[row_of(entry, digest)], remove=sorted(before), report=report)
 
     def _nothing_to_read(self, entry: FileEntry) -> bool:
-        """Whether a file is of no kind that is read; one that claims to be by its name is an error instead."""
+        """Whether no reader supports a file; False if its extension is supported or its path was passed explicitly."""
         file = File(entry.path, self.largest)
         try:
             nothing = reader_of(file) is None and not has_reader(entry.path)
@@ -254,7 +254,7 @@ class Stream:
             raise IngestError(f"{entry.path}: cannot be read: {error.strerror or error}") from error
 
     def _carried(self, path: str, group: Sequence[Parsed]) -> _Batch | None:
-        """A moved file's only document, with the passages and vectors that it had where it was."""
+        """The document of a moved one-document file, with the passages and vectors stored under its previous path."""
         before = self.store.sources.documents(self.moved[path]) if path in self.moved else []
         if len(group) != 1 or len(before) != 1 or before[0] == group[0].document.id:
             return None
@@ -269,7 +269,7 @@ class Stream:
         )
 
     def _compared(self, path: str, group: Sequence[Parsed]) -> _Batch:
-        """Documents beside those of the store: what is new among them is cut."""
+        """Compare documents with the stored ones; split those that are new or changed."""
         names = [parsed.document.id for parsed in group]
         stored = dict(zip(names, self.store.get(names), strict=True))
         new = {
@@ -283,7 +283,7 @@ class Stream:
 
 
 def _slices(whole: Prepared) -> Iterator[Prepared]:
-    """A document of many passages in parts of a batch each."""
+    """Split a document's passages into parts of at most one batch."""
     for start in range(0, len(whole.cuts), BATCH):
         part = slice(start, start + BATCH)
         yield Prepared(whole.document, whole.cuts[part], whole.texts[part], whole.digests[part])

@@ -1,4 +1,4 @@
-"""Which files lie in a folder: globs, hidden files, .gitignore, links; nothing is opened but .gitignore files."""
+"""Lists files by globs, hidden names, .gitignore and links; opens no file except .gitignore."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ IGNORE = ".gitignore"
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file: its full path, its size in bytes, and the time of its last change in nanoseconds."""
+    """A file: its full path, its size in bytes, and its modification time in nanoseconds."""
 
     path: Path
     size: int
@@ -31,11 +31,11 @@ class Selection:
     """Which files of a folder to read.
 
     Attributes:
-        include: Globs, as in .gitignore, of which a file must meet one; none is all files.
-        exclude: Globs of files and folders that are left out.
-        hidden: Whether to read names that begin with a dot.
+        include: Globs in .gitignore syntax; a file must match one. Empty selects all files.
+        exclude: Globs of files and folders to leave out.
+        hidden: Whether to read files and folders whose names start with a dot.
         ignored: Whether to read files that a .gitignore excludes.
-        follow_links: Whether symbolic links are followed.
+        follow_links: Whether to follow symbolic links.
     """
 
     include: tuple[str, ...] = ()
@@ -58,14 +58,14 @@ Rules = tuple[tuple[str, GitIgnoreSpec], ...]
 
 @dataclass
 class Walk:
-    """A walk through files and folders; after it, what could not be read.
+    """A walk through files and folders, and a record of what it could not read.
 
     Attributes:
-        roots: Files and folders, full paths.
+        roots: Full paths of the files and folders to walk.
         selection: Which files to read.
-        unread: Folders that could not be read; what lies below them is not known.
-        empty: Roots without a single entry, as a drive that is not there leaves them.
-        skipped: What was passed over, and why.
+        unread: Folders that could not be read, so their contents are unknown.
+        empty: Root folders without any entry; an unmounted drive looks like this.
+        skipped: Paths that were skipped, and why.
     """
 
     roots: Sequence[Path]
@@ -76,10 +76,10 @@ class Walk:
 
     @staticmethod
     def roots_of(paths: Sequence[str | Path]) -> list[Path]:
-        """Full paths of files and folders.
+        """Resolve files and folders to full paths, without duplicates.
 
         Raises:
-            IngestError: One is not there, or cannot be looked at.
+            IngestError: A path does not exist or is not accessible.
         """
         full = []
         for name in paths:
@@ -94,7 +94,7 @@ class Walk:
         return list(dict.fromkeys(full))
 
     def __iter__(self) -> Iterator[FileEntry]:
-        """The selected files, each once, folder by folder in the order of their names."""
+        """Yield each selected file once, folder by folder, sorted by name."""
         seen: set[str] = set()
         include, exclude = (GitIgnoreSpec.from_lines(getattr(self.selection, n)) for n in ("include", "exclude"))
         self._include, self._exclude = include if self.selection.include else None, exclude
@@ -112,7 +112,7 @@ class Walk:
         try:
             path.encode()
         except UnicodeEncodeError:
-            self.skipped.append((repr(os.fsencode(path)), "its name is not UTF-8"))
+            self.skipped.append((repr(os.fsencode(path)), "name is not valid UTF-8"))
             return
         if stat.S_ISREG(status.st_mode):
             yield FileEntry(Path(path), status.st_size, status.st_mtime_ns)
@@ -128,7 +128,7 @@ class Walk:
         if not entries and folder == root:
             self.empty.append(Path(folder))
         names = {entry.name for entry in entries}
-        if FILE in names:  # a store of ours, perhaps the one that is being filled
+        if FILE in names:  # an index folder, perhaps the one being written
             return
         if IGNORE in names and not self.selection.ignored:
             rules = (*rules, *_rules(folder))
@@ -148,20 +148,20 @@ class Walk:
             return
         folder = entry.is_dir(follow_symlinks=links)
         path = entry.path + "/" if folder else entry.path
-        within = path[len(root.rstrip("/")) + 1 :]
-        if self._exclude.match_file(within) or _ignored(path, rules):
+        relative = path[len(root.rstrip("/")) + 1 :]
+        if self._exclude.match_file(relative) or _ignored(path, rules):
             return
         if not folder:
-            if self._include is None or self._include.match_file(within):
+            if self._include is None or self._include.match_file(relative):
                 yield from self._file(entry.path, entry.stat(follow_symlinks=links))
             return
         if links:
             status = entry.stat()
-            own = (status.st_dev, status.st_ino)
-            if own in above:
-                self.skipped.append((entry.path, "a link into a folder above it"))
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                self.skipped.append((entry.path, "links to a folder that contains it"))
                 return
-            above = (*above, own)
+            above = (*above, identity)
         yield from self._folder(root, entry.path, rules, above)
 
 
@@ -174,10 +174,10 @@ def _rules(folder: str) -> Rules:
 
 
 def _rules_above(root: Path) -> Rules:
-    """Rules of the repository that a folder lies in, from its top down to above the folder."""
-    above = [root, *root.parents]
-    top = next((number for number, folder in enumerate(above) if (folder / ".git").exists()), 0)
-    return tuple(rule for folder in reversed(above[1 : top + 1]) for rule in _rules(str(folder)))
+    """.gitignore rules of the folder's repository, from the repository root to the folder's parent."""
+    folders = [root, *root.parents]
+    top = next((number for number, folder in enumerate(folders) if (folder / ".git").exists()), 0)
+    return tuple(rule for folder in reversed(folders[1 : top + 1]) for rule in _rules(str(folder)))
 
 
 def _ignored(path: str, rules: Rules) -> bool:

@@ -1,6 +1,6 @@
-"""Readers by kind of file.
+"""Readers for each file type.
 
-One of your own takes five lines::
+To read another type, register a function::
 
     from qwen3_rag.ingest.readers import reader
 
@@ -23,7 +23,7 @@ __all__ = ["Reader", "has_reader", "known", "read", "reader", "reader_of"]
 Reader = Callable[[File], Iterable[Document | Parsed]]
 HERE = "qwen3_rag.ingest.readers"
 
-# Which module reads what: loaded when the first such file comes.
+# Suffix to (module, function); a module is imported when its first file is read.
 BUILT_IN = {
     **dict.fromkeys((".txt", ".text", ".rst", ".log", ".org", ".adoc", ".tex"), ("plain", "text")),
     **dict.fromkeys((".md", ".markdown", ".mdx"), ("markdown", "markdown")),
@@ -43,23 +43,26 @@ CODE_SUFFIXES = (
 )
 CODE = CODE_SUFFIXES.split()
 BUILT_IN |= dict.fromkeys(CODE, ("code", "code"))
-# Text that nobody asks questions of, unless a reader is registered for it.
+# Text formats with nothing to search, skipped unless a reader is registered for them.
 _NO_PROSE = ".xml .xsl .xsd .dtd .svg .css .scss .map .lock .po .pot .sum .snap .ipynb .bib .min.js .ps .eps .xpm"
 NO_PROSE = tuple(_NO_PROSE.split())
 _registered: dict[str, Reader] = {}
 
 
 def reader(*suffixes: str) -> Callable[[Reader], Reader]:
-    """Register a function as the reader of files with certain suffixes, in place of any other.
+    """Register a function as the reader for files with these suffixes, replacing any other.
 
-    It takes a `File` (`path`, `text`, `bytes`, `stem`, `open()`) and gives documents, or `Parsed` ones with sections.
-    An id that is left to its default becomes the file's path, and a source that is None too.
+    The function takes a `File` (`path`, `text`, `bytes`, `stem`, `open()`) and yields `Document`s, or `Parsed`
+    documents with sections. If a document has no id or source, the file's path is used.
+
+    Raises:
+        InvalidArgumentError: A suffix is not lower case with a leading dot, or there is none.
     """
     for suffix in suffixes:
         if not isinstance(suffix, str) or not suffix.startswith(".") or suffix != suffix.lower():
-            raise InvalidArgumentError(f'suffix is {suffix!r}; expected one in lower case with its dot, as ".srt"')
+            raise InvalidArgumentError(f'suffix is {suffix!r}; expected lower case with a leading dot, such as ".srt"')
     if not suffixes:
-        raise InvalidArgumentError('reader() has no suffixes; expected at least one, as reader(".srt")')
+        raise InvalidArgumentError('reader() has no suffixes; expected at least one, such as reader(".srt")')
 
     def register(function: Reader) -> Reader:
         _registered.update(dict.fromkeys(suffixes, function))
@@ -69,58 +72,59 @@ def reader(*suffixes: str) -> Callable[[Reader], Reader]:
 
 
 def known() -> list[str]:
-    """Suffixes for which there is a reader."""
+    """Sorted suffixes that have a reader."""
     return sorted(BUILT_IN | _registered)
 
 
 def has_reader(path: Path) -> bool:
-    """Whether a file's name says that it is of a kind that is read."""
+    """Whether there is a reader for a path's suffix; the file is not opened."""
     return path.suffix.lower() in BUILT_IN or path.suffix.lower() in _registered
 
 
 def reader_of(file: File) -> Reader | None:
-    """The reader for a file, by its content where that tells, else by its suffix; None if it is nothing to read."""
+    """Choose a reader: one registered for the suffix, else by content, else by suffix; None if unsupported."""
     suffix = file.suffix
     if suffix in _registered:
         return _registered[suffix]
-    shown = file.kind
-    if shown is None and not file.binary:
+    kind = file.kind
+    if kind is None and not file.binary:
         if suffix in BUILT_IN and BUILT_IN[suffix][0] not in ("pdf", "archives") and suffix != ".parquet":
-            shown = suffix
+            kind = suffix
         elif not file.name.lower().endswith(NO_PROSE):
-            shown = ".txt"
-    if shown == ".html" and suffix in CODE:  # a template in a program
-        shown = suffix
-    if shown is None:
+            kind = ".txt"
+    if kind == ".html" and suffix in CODE:  # a source file that starts with HTML, such as a PHP page
+        kind = suffix
+    if kind is None:
         return None
-    module, name = BUILT_IN[shown]
+    module, name = BUILT_IN[kind]
     reader: Reader = getattr(import_module(f"{HERE}.{module}"), name)
     return reader
 
 
 def read(path: Path, largest: int = LARGEST) -> Iterator[Parsed]:
-    """The documents in one file, with ids and sources.
+    """Yield the documents in one file, with ids and sources.
 
     Raises:
-        IngestError: It cannot be read, or is not what it seems to be; the message names it.
+        IngestError: The file is unsupported, broken or not accessible; the message starts with its path.
     """
     try:
         file = File(path, largest)
         read_with = reader_of(file)
         if read_with is None:
-            claimed = f"{file.suffix} by its name, but " if file.suffix in BUILT_IN else ""
-            raise IngestError(f"{path}: {claimed}no kind of file that can be read; known: {' '.join(known())}")
+            mismatch = file.suffix in BUILT_IN
+            problem = f"{file.suffix} by its name, but not by its content" if mismatch else "unsupported file type"
+            raise IngestError(f"{path}: {problem}; supported suffixes: {' '.join(known())}")
         for number, document in enumerate(read_with(file)):
             parsed = document if isinstance(document, Parsed) else Parsed(document)
             document = parsed.document
-            own_id = document.id != Document(document.text).id
-            name = document.id if own_id else str(path) if number == 0 else f"{path}#{number}"
-            yield parsed.named(id=name, source=document.source or str(path))
+            has_id = document.id != Document(document.text).id
+            document_id = document.id if has_id else str(path) if number == 0 else f"{path}#{number}"
+            yield parsed.named(id=document_id, source=document.source or str(path))
     except OSError as error:
         raise IngestError(f"{path}: cannot be read: {error.strerror or error}") from error
     except IngestError:
         raise
     except (InvalidArgumentError, MissingDependencyError) as error:
         raise IngestError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a reader or its library stumbles over in a file
+    except Exception as error:  # readers and their libraries may raise anything on a broken file
         raise IngestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error

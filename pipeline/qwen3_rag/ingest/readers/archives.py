@@ -1,4 +1,4 @@
-"""Word and EPUB: zip archives that come down to HTML."""
+"""Word and EPUB: zip archives that are converted to or contain HTML."""
 
 import posixpath
 import zipfile
@@ -15,7 +15,7 @@ from qwen3_rag.ingest.readers.html import read_html
 
 __all__ = ["epub", "word"]
 
-UNPACKED = 4  # times the largest file that is read whole: archives of text shrink by about that
+UNPACKED = 4  # times the maximum file size: text compresses by about this factor
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 
@@ -25,7 +25,10 @@ def _archive(file: File, kind: str) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(BytesIO(file.bytes)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist() if member.filename.endswith(TEXT_PARTS))
             if unpacked > UNPACKED * file.largest:
-                raise IngestError(f"{file.path}: unpacks to {unpacked / 2**20:.0f} MiB of text; refused")
+                raise IngestError(
+                    f"{file.path}: unpacks to {unpacked / 2**20:.0f} MiB of text; "
+                    f"expected at most {UNPACKED * file.largest / 2**20:.0f} MiB"
+                )
             yield archive
     except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, RuntimeError, EOFError) as error:
         raise IngestError(f"{file.path}: broken {kind}: {error}") from error
@@ -35,14 +38,14 @@ TEXT_PARTS = (".xml", ".html", ".xhtml", ".htm", ".opf", ".ncx", ".rels")
 
 
 def word(file: File) -> Iterator[Parsed]:
-    """A Word document (.docx), through Mammoth; headings are its styles'."""
+    """Read a Word document (.docx) with Mammoth; headings come from paragraph styles."""
     mammoth = imported(lambda: __import__("mammoth"), "mammoth", "Word documents")
     with _archive(file, "Word document") as archive:
         title = ""
         if "docProps/core.xml" in archive.namelist():
             element = ElementTree.fromstring(archive.read("docProps/core.xml")).find(DUBLIN_CORE + "title")
             title = ((element.text if element is not None else "") or "").strip()
-        # Pictures are not read, so that they are not turned into text either.
+        # Mammoth would inline every image as base64.
         no_pictures = mammoth.images.img_element(lambda _: {"src": ""})
         page = mammoth.convert_to_html(BytesIO(file.bytes), convert_image=no_pictures).value
     builder = Builder(title=title[:200] or None)
@@ -53,12 +56,12 @@ def word(file: File) -> Iterator[Parsed]:
 
 
 def epub(file: File) -> Iterator[Parsed]:
-    """An EPUB book, its chapters in reading order."""
+    """Read an EPUB book, its chapters in reading order."""
     with _archive(file, "EPUB") as archive:
         container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
         root = container.find(".//{*}rootfile")
         if root is None:
-            raise IngestError(f"{file.path}: broken EPUB: it names no package file")
+            raise IngestError(f"{file.path}: broken EPUB: META-INF/container.xml has no rootfile")
         place = root.get("full-path", "")
         package = ElementTree.fromstring(archive.read(place))
         title = package.find(f".//{DUBLIN_CORE}title")

@@ -1,4 +1,4 @@
-"""Source code, cut at functions and classes by tree-sitter's grammars, at blank lines where there is no grammar."""
+"""Source code, split at functions and classes with tree-sitter; one section if there is no grammar."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from qwen3_rag.records import Document
 
 __all__ = ["code"]
 
-# Suffixes to the module of a grammar, and its function where that is not `language`.
+# Suffix to grammar module, and its function if not `language`.
 GRAMMARS = {
     ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript",
     ".jsx": "javascript", ".ts": "typescript:language_typescript", ".tsx": "typescript:language_tsx", ".java": "java",
@@ -23,13 +23,13 @@ DEFINITION = re.compile(
     r"(function|class|method|struct|enum|interface|trait|impl|module|namespace|constructor|type_alias|union)"
     r"(_\w+)?_(definition|declaration|item|specifier|statement)$|^(class|module|method|singleton_method)$"
 )
-# What wraps a definition and belongs to it.
+# Nodes that wrap a definition and are part of it.
 WRAPPERS = frozenset(("decorated_definition", "export_statement", "template_declaration", "declaration_list"))
 
 
 @cache
 def _parser(grammar: str) -> Any:
-    """A parser, or None where the grammar is not installed."""
+    """A parser, or None if the grammar is not installed."""
     module, _, function = grammar.partition(":")
     try:
         import tree_sitter
@@ -41,7 +41,7 @@ def _parser(grammar: str) -> Any:
 
 
 def code(file: File) -> Iterator[Parsed]:
-    """A program; its title is its file's name, headings are names of classes and functions."""
+    """Read source code; the title is the file name, headings are the names of classes and functions."""
     text = file.text
     if not text.strip():
         return
@@ -63,22 +63,22 @@ def _sections(text: str, parser: Any) -> list[Section]:
 
 
 def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Where definitions begin and what follows them does, in bytes, and the names that they lie in."""
+    """Byte offsets where definitions start and where the code after them starts, with enclosing names."""
     stack: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
     while stack:
         node, path = stack.pop()
-        # A list, because tree-sitter walks all children to find a sibling.
+        # A list: finding a sibling through tree-sitter would visit all children each time.
         children = node.named_children
         for place, child in enumerate(children):
             inner = child
             while inner.type in WRAPPERS and (defined := [n for n in inner.named_children if _defines(n)]):
                 inner = defined[0]
             if _defines(inner):
-                own = (*path, heading(_name(inner, raw)))[:DEEPEST]
-                yield _with_comments(children, place, raw), own
+                child_path = (*path, heading(_name(inner, raw)))[:DEEPEST]
+                yield _with_comments(children, place, raw), child_path
                 if place + 1 < len(children):
                     yield _line_after(child.end_byte, raw), path
-                stack.append((inner, own))
+                stack.append((inner, child_path))
             elif child.named_child_count and child.type not in ("comment", "string"):
                 stack.append((child, path))
 
@@ -89,14 +89,14 @@ def _defines(node: Any) -> bool:
 
 def _name(node: Any, raw: bytes) -> str:
     fields = (node.child_by_field_name(field) for field in ("name", "declarator", "type"))
-    named = next((field for field in fields if field is not None), None)
-    while named is not None and (inner := named.child_by_field_name("declarator")) is not None:
-        named = inner
-    return raw[named.start_byte : named.end_byte].decode() if named is not None else node.type.replace("_", " ")
+    label = next((field for field in fields if field is not None), None)
+    while label is not None and (inner := label.child_by_field_name("declarator")) is not None:
+        label = inner
+    return raw[label.start_byte : label.end_byte].decode() if label is not None else node.type.replace("_", " ")
 
 
 def _with_comments(nodes: Sequence[Any], place: int, raw: bytes) -> int:
-    """First byte of the line where a definition begins, comments right above it included."""
+    """Byte offset of the line where a definition starts, including comments directly above it."""
     while place and "comment" in nodes[place - 1].type:
         if nodes[place - 1].end_point[0] + 1 < nodes[place].start_point[0]:
             break
@@ -110,7 +110,7 @@ def _line_after(place: int, raw: bytes) -> int:
 
 
 def _characters(text: str, raw: bytes, places: list[int]) -> list[int]:
-    """Places in bytes, in order, as places in characters."""
+    """Convert ascending byte offsets to character offsets."""
     if len(raw) == len(text):
         return places
     offsets, at, characters = [], 0, 0

@@ -1,4 +1,4 @@
-"""HTML to text: what a reader of the page reads, without its navigation, scripts and footers."""
+"""HTML to text: the main content of a page, without navigation, scripts and footers."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _BLOCKS = (
     "p div section article main header footer aside form li ul ol dl dt dd blockquote figure figcaption address "
     "details summary hr center fieldset caption body html"
 )
-# Names of classes and ids by which common generators mark what stands on every page.
+# Classes and ids that common site generators use for parts repeated on every page.
 _BOILERPLATE = (
     "sidebar sphinxsidebar nav navbar nav-bar navigation breadcrumb breadcrumbs toc toctree toctree-wrapper page-toc "
     "table-of-contents navheader navfooter docnav footer site-header site-footer cookie cookies cookie-banner "
@@ -25,14 +25,14 @@ LEFT_OUT, ROLES, BLOCKS, BOILERPLATE = (
     frozenset(names.split()) for names in (_LEFT_OUT, _ROLES, _BLOCKS, _BOILERPLATE)
 )
 CONTENT = frozenset(("main", "article", "section"))
-OF_THE_PAGE = frozenset(("header", "footer", "aside"))  # unless they lie in an article or in the page's main part
+OF_THE_PAGE = frozenset(("header", "footer", "aside"))  # unless inside an article or the main content
 CHARSET = re.compile(rb"""(?i)<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""")
-LONGEST_CELL = 1000  # characters; a table with longer ones is there for its looks
+LONGEST_CELL = 1000  # characters; a table with longer cells is used for layout
 SPACE = re.compile(r"[ \t\r\n\f]+")
 
 
 def html(file: File) -> Iterator[Parsed]:
-    """An HTML page; its title is that of its head, else the first heading, else its name."""
+    """Read an HTML page; the title is its <title>, else the first heading, else the file name."""
     builder = Builder()
     read_html(_decoded(file), builder)
     parsed = builder.parsed(file.stem)
@@ -51,7 +51,7 @@ def _decoded(file: File) -> str:
 
 
 def read_html(text: str, builder: Builder, chapter: bool = False) -> None:
-    """Add a page to a document; the title of a chapter is not the document's."""
+    """Add a page to a document; with `chapter`, its <title> does not become the document's title."""
     parser = imported(lambda: __import__("selectolax.lexbor").lexbor, "selectolax", "HTML")
     tree = parser.LexborHTMLParser(text)
     title = tree.css_first("title")
@@ -65,15 +65,15 @@ def read_html(text: str, builder: Builder, chapter: bool = False) -> None:
 
 
 class _Walk:
-    """Goes through a tree without recursion: pages may be nested as deep as they like."""
+    """Walks a tree without recursion, so that nesting depth is unlimited."""
 
     def __init__(self, builder: Builder, root: Any) -> None:
         self.builder, self.root = builder, root
         self.line: list[str] = []
-        self.longest = len(root.text()) // 2  # characters that boilerplate may have
+        self.longest = len(root.text()) // 2  # characters; a longer element is not boilerplate
 
     def read(self) -> None:
-        # With each node, whether it lies in the page's content: to climb to it from each would take too long.
+        # Each entry: node, leaving it, inside content. Looking up the ancestors of every node would be slow.
         stack: list[tuple[Any, bool, bool]] = [(self.root, False, _in_content(self.root))]
         while stack:
             node, leaving, content = stack.pop()
@@ -106,18 +106,18 @@ class _Walk:
                 if tag == "tr":
                     self.flush()
                 children = list(node.iter(include_text=True))
-                within = content or tag in CONTENT
-                stack += [(child, False, within) for child in reversed(children)]
+                in_content = content or tag in CONTENT
+                stack += [(child, False, in_content) for child in reversed(children)]
         self.flush()
 
     def flush(self) -> None:
-        """End a paragraph."""
+        """Finish the current paragraph."""
         lines = "".join(self.line).split("\n") if "\n" in "".join(self.line) else ["".join(self.line)]
         self.line = []
         self.builder.block(SPACE.sub(" ", " ".join(lines)))
 
     def boilerplate(self, node: Any, content: bool) -> bool:
-        """Whether a part of the page is not of its content."""
+        """Whether an element is outside the page's content."""
         if node is self.root:
             return False
         if node.tag in OF_THE_PAGE and not content and self.root.tag not in ("main", "article"):
@@ -126,11 +126,11 @@ class _Walk:
         if not attributes:
             return False
         role = attributes.get("role")
-        # A tab that is not on top is content all the same.
+        # An inactive tab is hidden but still content.
         if role in ROLES or ("hidden" in attributes and role != "tabpanel") or attributes.get("aria-hidden") == "true":
             return True
         names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}".lower().split()
-        # What is most of the page is the page, whatever it is called.
+        # An element with most of the page's text is content, whatever its class.
         return not BOILERPLATE.isdisjoint(names) and len(node.text()) <= self.longest
 
 
@@ -142,19 +142,19 @@ def _in_content(node: Any) -> bool:
 
 
 def _formula(node: Any) -> str:
-    """MathML as TeX, if an annotation holds it; otherwise its text."""
+    """MathML as TeX from its annotation or alttext, else as its text."""
     tex = node.css_first("annotation[encoding='application/x-tex']")
     formula = tex.text() if tex is not None else node.attributes.get("alttext")
     return f" {formula or node.text()} "
 
 
 def _plain(node: Any) -> str:
-    """Text of a heading, without the signs that link to it."""
+    """Text of a heading, without permalink signs."""
     return SPACE.sub(" ", node.text()).strip().rstrip("¶#").strip()
 
 
 def _rows(table: Any) -> list[str]:
-    """Rows of a table of data, a line each; none if it is there for its looks."""
+    """Rows of a data table, one line each; empty for a layout table."""
     if table.css_first("table table, pre, h1, h2, h3, ul, ol") is not None:
         return []
     rows = []

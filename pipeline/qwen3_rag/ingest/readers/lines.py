@@ -1,4 +1,4 @@
-"""JSON lines: a document each line, BEIR's corpora among them, read as a stream."""
+"""JSON Lines, such as BEIR corpora: one document per line, streamed."""
 
 import io
 import json
@@ -12,11 +12,11 @@ from qwen3_rag.records import Document
 __all__ = ["json_lines", "record_document"]
 
 KNOWN_KEYS = {"_id", "id", "title", "text", "source", "metadata"}
-LONGEST = 64 << 20  # characters of a line
+LONGEST = 64 << 20  # maximum characters per line
 
 
 def json_lines(file: File) -> Iterator[Document]:
-    """A file with an object each line: "text", and if there are "_id" or "id", "title", "source", "metadata"."""
+    """Read one object per line: "text", and optionally "_id" or "id", "title", "source", "metadata"."""
     with file.open() as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as lines:
         number = 0
         try:
@@ -34,29 +34,29 @@ def _json_document(line: str, place: str, source: str) -> Document:
     except (ValueError, RecursionError) as error:
         raise IngestError(f"{place}: not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise IngestError(f'{place}: expected an object with a "text", as {{"_id": …, "title": …, "text": …}}')
+        raise IngestError(f'{place}: expected an object with a "text" string, such as {{"_id": …, "text": …}}')
     return record_document(record, place, source)
 
 
 def record_document(record: Mapping[str, Any], place: str, source: str) -> Document:
-    """A document from names and values; those that BEIR does not know are kept as metadata, to be filtered by.
+    """Build a document from a record; keys other than `KNOWN_KEYS` become metadata.
 
     Raises:
-        IngestError: A value of the wrong type; `place` names it.
+        IngestError: A value has the wrong type; the message starts with `place`.
     """
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise IngestError(f"{place}: metadata is {str(metadata)[:60]!r}; expected an object")
-    more = {key: value for key, value in record.items() if key not in KNOWN_KEYS}
-    name: Any = record.get("_id")
-    name = record.get("id") if name is None else name
+    extra = {key: value for key, value in record.items() if key not in KNOWN_KEYS}
+    document_id: Any = record.get("_id")
+    document_id = record.get("id") if document_id is None else document_id
     try:
         return Document(
             record["text"],
-            id=str(name) if isinstance(name, int) else name,
+            id=str(document_id) if isinstance(document_id, int) else document_id,
             title=record.get("title") or None,
             source=record.get("source") or source,
-            metadata=more | metadata,
+            metadata=extra | metadata,
         )
     except InvalidArgumentError as error:
         raise IngestError(f"{place}: {error}") from error

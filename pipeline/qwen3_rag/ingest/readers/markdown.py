@@ -1,4 +1,4 @@
-"""Markdown: the document's text is the file's; markdown-it finds headings, listings and tables."""
+"""Markdown: the text is kept as it is; markdown-it finds headings, code blocks and tables."""
 
 import re
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ KINDS: dict[str, Kind] = {"fence": "code", "table_open": "table"}
 
 
 def markdown(file: File) -> Iterator[Parsed]:
-    """A Markdown file; its title is the front matter's, the first heading, or its name."""
+    """Read a Markdown file; the title is the front matter's, else the first heading, else the file name."""
     text = file.text
     if not text.strip():
         return
     front = FRONT_MATTER.match(text)
     begin = front.end() if front else 0
-    named = _named(front.group(1) or "") if front else None
-    # Places where something begins: (character, level of a heading, heading) or (character, 0, kind).
+    front_title = _named(front.group(1) or "") if front else None
+    # Where blocks start: (offset, heading level, heading) or (offset, 0, kind).
     marks = list(_marks(text, begin))
     first = next((label for _, level, label in marks if level), None)
-    title = named or first or file.stem
+    title = front_title or first or file.stem
     outline = Outline()
     sections = []
     places = [(begin, 0, "prose"), *marks, (len(text), 0, "prose")]
@@ -42,19 +42,19 @@ def markdown(file: File) -> Iterator[Parsed]:
 
 
 def _named(front: str) -> str | None:
-    """The title in the front matter, without its quotes."""
+    """The title in the front matter, without quotes."""
     match = TITLE.search(front)
     label = match.group(1).strip() if match else ""
     return label[1:-1] if len(label) > 2 and label[0] in "'\"" and label[0] == label[-1] else label or None
 
 
 def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
-    """Beginnings of headings, listings and tables, and of what follows the latter two."""
+    """Where headings, code blocks and tables start, and where the latter two end."""
     body = text[begin:]
-    # Lines as markdown-it counts them: it takes \r\n and \r for \n.
+    # Line starts as markdown-it counts them: \r\n and \r also end a line.
     lines = [begin, *(begin + match.end() for match in re.finditer(r"\r\n|\n|\r", body)), len(text)]
     markdown = MarkdownIt("commonmark").enable("table")
-    # What is within a paragraph does not matter, and parsing that takes longest.
+    # Inline markup is not needed outside headings, and parsing it is the slowest part.
     tokens = markdown.disable("inline").parse(body)
     for token, inside in zip(tokens, [*tokens, None][1:], strict=True):
         if token.map is None or token.level:

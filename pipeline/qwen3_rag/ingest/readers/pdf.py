@@ -1,4 +1,4 @@
-"""PDF by PDFium: text page by page, headings from its outline."""
+"""PDF with PDFium: text page by page, headings from the outline."""
 
 import re
 import threading
@@ -12,14 +12,14 @@ from qwen3_rag.records import Document
 
 __all__ = ["pdf"]
 
-ONE_AT_A_TIME = threading.Lock()  # PDFium must not be called from two threads at once
-HYPHENATED = re.compile("\ufffe|\u00ad\r?\n|\x02")  # how PDFium marks a word that is broken over two lines
+ONE_AT_A_TIME = threading.Lock()  # PDFium is not thread-safe
+HYPHENATED = re.compile("\ufffe|\u00ad\r?\n|\x02")  # how PDFium marks a word hyphenated at a line break
 NO_TITLE = re.compile(r"(?i)^(untitled|microsoft word|document\d*$)|\.(docx?|dvi|tex|indd|pdf)$")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f]|[\ufdd0-\ufdef\uffff]")
 
 
 def pdf(file: File) -> Iterator[Parsed]:
-    """A PDF; its title is its first outline entry's or its own if that is a title, else its name."""
+    """Read a PDF; the title is its metadata's if that looks like one, else the file name."""
     pdfium = imported(lambda: __import__("pypdfium2"), "pypdfium2", "PDF")
     with ONE_AT_A_TIME:
         try:
@@ -36,7 +36,7 @@ def pdf(file: File) -> Iterator[Parsed]:
         finally:
             document.close()
     if not any(page.strip() for page in pages):
-        raise IngestError(f"{file.path}: {len(pages)} pages without text; scans need recognition first")
+        raise IngestError(f"{file.path}: {len(pages)} pages without text; run OCR on scanned documents first")
     yield _put_together(pages, outline, title or file.stem)
 
 
@@ -47,14 +47,14 @@ def _page(document: Any, number: int) -> str:
 
 
 def _outline(document: Any) -> Iterator[tuple[int, str, int | None]]:
-    """Level, title and page of the entries of the outline."""
+    """Level, title and page of each outline entry."""
     for entry in document.get_toc(max_depth=6):
         target = entry.get_dest()
         yield entry.level, entry.get_title(), None if target is None else target.get_index()
 
 
 def _title(name: str) -> str:
-    """What the file says its title is, unless that is what some word processor left there."""
+    """The title in the metadata, or "" if it is a word processor's placeholder or a file name."""
     name = " ".join(CONTROLS.sub("", name).split())
     return "" if NO_TITLE.search(name) else name[:200]
 
@@ -65,17 +65,17 @@ def _put_together(pages: list[str], outline: list[tuple[int, str, int | None]], 
         starts.append(length)
         length += len(page) + 2
     text = "\n\n".join(pages)
-    above = Outline()
+    enclosing = Outline()
     marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
     for level, heading, number in outline:
         if number is None or not 0 <= number < len(pages):
             continue
-        above.enter(level, heading)
-        # An outline names a page; its place on the page is found by its words.
+        enclosing.enter(level, heading)
+        # An outline entry gives only a page: search that page for the heading's words.
         words = r"\s+".join(re.escape(word) for word in heading.split()[:12])
         match = re.search(words, text[starts[number] : starts[number] + len(pages[number])]) if words else None
         place = starts[number] + (match.start() if match else 0)
-        marks.append((max(place, marks[-1][0]), above.path(title)))
+        marks.append((max(place, marks[-1][0]), enclosing.path(title)))
     ends = [place for place, _ in marks[1:]] + [len(text)]
     sections = tuple(
         Section(start, stop, path) for (start, path), stop in zip(marks, ends, strict=True) if text[start:stop].strip()

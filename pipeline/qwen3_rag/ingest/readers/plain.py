@@ -1,4 +1,4 @@
-"""Plain text: the document's text is the file's."""
+"""Plain text: the text is kept as it is."""
 
 from collections.abc import Iterator
 
@@ -8,18 +8,18 @@ from qwen3_rag.records import Document
 
 __all__ = ["text"]
 
-RULES = "=~*#-"  # signs of which a line under a title is made; over it as well, but for the dash
+RULES = "=~*#-"  # characters that underline a title; all but the dash may also be above it
 
 
 def text(file: File) -> Iterator[Parsed]:
-    """A text file; its title is an underlined first line, else its name."""
+    """Read a text file; the title is an underlined first line, else the file name."""
     if file.text.strip():
         title = _underlined(file.text)
         yield Parsed(Document(file.text, title=heading(title) if title else file.stem))
 
 
 def _underlined(text: str) -> str | None:
-    """The first line, if a rule lies under it; there may be one over it too."""
+    """The first line if it is underlined; it may have a line of the same kind above it."""
     lines = [line.strip() for line in text.lstrip().split("\n", 3)[:3]]
     if len(lines) == 3 and _rule(lines[0], RULES[:-1]) and lines[1] and _rule(lines[2], RULES):
         return lines[1]

@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet: a document each row, read as a stream."""
+"""CSV, TSV and Parquet: one document per row, streamed."""
 
 import csv as standard_csv
 import io
@@ -13,15 +13,15 @@ from qwen3_rag.records import Document
 
 __all__ = ["csv", "parquet"]
 
-LONGEST = 16 << 20  # characters of a cell
-ROWS = 512  # of a Parquet file at once
+LONGEST = 16 << 20  # maximum characters per cell
+ROWS = 512  # per batch of a Parquet file
 
 
 def csv(file: File) -> Iterator[Document]:
-    """A CSV or TSV file with a row of names.
+    """Read a CSV or TSV file with a header row.
 
-    Columns named text, title, id and source mean what they say. Without a column "text", a document's text is all of
-    its row, "name: value" a line, and its columns are metadata as well.
+    Columns text, title, id and source fill those fields of the document; the others become metadata. Without a column
+    "text", the text is the whole row, one "name: value" per line.
     """
     standard_csv.field_size_limit(LONGEST)
     with file.open() as raw, io.TextIOWrapper(raw, encoding=_encoding(file), newline="") as lines:
@@ -32,12 +32,12 @@ def csv(file: File) -> Iterator[Document]:
         try:
             names = [name.strip() for name in next(rows, [])]
             if names and (len(set(names)) < len(names) or "" in names):
-                raise IngestError(f"{file.path}: its first row is {names[:8]}; expected names of columns, each once")
+                raise IngestError(f"{file.path}: header row is {names[:8]}; expected unique, non-empty column names")
             for row in rows:
                 if any(cell.strip() for cell in row):
                     if len(row) > len(names):
                         raise IngestError(
-                            f"{file.path}:{rows.line_num}: {len(row)} cells; expected {len(names)}, as in the first row"
+                            f"{file.path}:{rows.line_num}: {len(row)} cells; expected {len(names)} as in the header"
                         )
                     yield _document(dict(zip(names, row, strict=False)), f"{file.path}:{rows.line_num}", file)
         except (standard_csv.Error, UnicodeDecodeError) as error:
@@ -50,7 +50,7 @@ def _encoding(file: File) -> str:
     except IngestError:
         if file.binary:
             raise
-        return "utf-8-sig"  # too large to look through
+        return "utf-8-sig"  # too large to detect the encoding
 
 
 def _delimiter(sample: str) -> str:
@@ -61,7 +61,7 @@ def _delimiter(sample: str) -> str:
 
 
 def parquet(file: File) -> Iterator[Document]:
-    """A Parquet file; columns as in `csv`."""
+    """Read a Parquet file; columns as in `csv`."""
     arrow = imported(lambda: __import__("pyarrow.parquet").parquet, "pyarrow", "Parquet")
     number = 0
     try:
@@ -70,7 +70,7 @@ def parquet(file: File) -> Iterator[Document]:
                 for row in batch.to_pylist():
                     number += 1
                     yield _document(row, f"{file.path}:{number}", file)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise IngestError(f"{file.path}: broken Parquet: {str(error)[:200]}") from error
 
 
