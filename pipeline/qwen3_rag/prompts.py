@@ -1,7 +1,7 @@
 """The exact prompt formats of Qwen3-Embedding and Qwen3-Reranker, and the named instructions.
 
 The formats follow the model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedding-*`. Untrusted text goes only
-into `rerank_query` and the document, which are encoded without special tokens (see `models.tokens`); only
+into `rerank_query` and the document, which are encoded without added tokens (see `models.tokens`); only
 `RERANK_PREFIX` and `RERANK_SUFFIX` contain control tokens.
 """
 
