@@ -236,7 +236,7 @@ def _ends_paragraph(text: str, piece: _Piece) -> bool:
 def _step_back(pieces: Sequence[_Piece], begin: int, end: int, size: int, overlap: int) -> int:
     """Index of the next passage's first piece: it repeats as many whole pieces before `end` as the overlap allows.
 
-    The repeated pieces leave room for at least one new piece; otherwise the passage would contain nothing new.
+    The repeated pieces leave space for at least one new piece; otherwise the passage would contain nothing new.
     """
     start, repeated = end, 0
     allowed = min(overlap, size - pieces[end].tokens)

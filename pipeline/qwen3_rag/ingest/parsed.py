@@ -10,7 +10,7 @@ from qwen3_rag.records import HEADINGS, Document
 __all__ = ["Builder", "Kind", "Parsed", "Section"]
 
 Kind = Literal["prose", "code", "table"]
-LONGEST_HEADING = 120  # characters; a longer one leaves too little room for the passage
+LONGEST_HEADING = 120  # characters; a longer one leaves too little space for the passage
 DEEPEST = 6
 
 
