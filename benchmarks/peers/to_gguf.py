@@ -68,8 +68,8 @@ def convert(folder: Path, target: Path, kind: str, instruction: str) -> None:
     output = tensors.get("output.weight", tensors["token_embd.weight"])
     tensors["cls.output.weight"] = output[[ids["yes"], ids["no"]]]
     for name, tensor in tensors.items():
-        target = Kind.F32 if name.endswith(NOT_QUANTIZED) else Kind[kind.upper()]
-        writer.add_tensor(name, gguf.quantize(tensor.to(torch.float32).numpy(), target), raw_dtype=target)
+        tensor_kind = Kind.F32 if name.endswith(NOT_QUANTIZED) else Kind[kind.upper()]
+        writer.add_tensor(name, gguf.quantize(tensor.to(torch.float32).numpy(), tensor_kind), raw_dtype=tensor_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
