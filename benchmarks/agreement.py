@@ -227,7 +227,7 @@ def main() -> None:
         whole.write_text(json.dumps(scores(job["model"], "vllm", job["dtype"], job["work"])))
         whole.replace(options.job[1])
         return
-    from qwen3_rag.models.demo import demo_reranker
+    from qwen3_rag.models.checkpoints.demo import demo_reranker
 
     work = groups(options.collections, options.queries)
     runtimes = options.runtimes.split(",")

@@ -132,7 +132,7 @@ class Bench:
     """The model, the texts, and what has been measured so far."""
 
     def __init__(self, folder: Path, texts: list[str], out: Path) -> None:
-        from qwen3_rag.models.tokens import Tokens
+        from qwen3_rag.models.checkpoints.tokens import Tokens
 
         self.only: list[str] = []
         self.first = False

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from quality import judged
 
 from qwen3_rag import Embedder
-from qwen3_rag.records import titled
+from qwen3_rag.records import passage_text
 
 __all__ = ["Collection", "embedded"]
 
@@ -33,7 +33,7 @@ class Collection:
 def embedded(folder: Path, kept: Path, most: int | None = None) -> Collection:
     """A collection with its first `most` judged queries; vectors come from the folder `kept`, or go there."""
     records = [json.loads(line) for line in (folder / "corpus.jsonl").read_text("utf-8").splitlines()]
-    texts = [titled(r.get("title") or None, r["text"]) for r in records]
+    texts = [passage_text(r["text"], r.get("title") or None) for r in records]
     queries, qrels = judged(folder, most)
     file = kept / f"{folder.name}-{len(queries)}.npz"
     if not file.is_file():

@@ -18,7 +18,7 @@ from embedded import Collection, embedded
 from ir_measures import R, ScoredDoc, nDCG
 
 from qwen3_rag import Document
-from qwen3_rag.index.exact import RowsAndScores
+from qwen3_rag.index.protocols import RowsAndScores
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_with_vectors

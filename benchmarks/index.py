@@ -188,15 +188,12 @@ class Bench:
         queries = self.data.queries
 
         def one(i: int) -> object:
-            with retriever.store.snapshot():
-                view = retriever._current()
+            with retriever.store.snapshot() as commit:
+                view = retriever.view()
                 allowed = view.live
                 if "filter" in options:
-                    state = view.state
-                    allowed = retriever.store.fields.allowed(
-                        options["filter"], state.commit, state.generation, state.rows
-                    )
-                return retriever.dense(view, queries[i % len(queries)], 100, allowed)
+                    allowed = retriever.store.fields.allowed(options["filter"], commit)
+                return view.dense.search(queries[i % len(queries)][None], 100, allowed)
 
         return milliseconds(one, options.get("times", 40))
 
@@ -230,15 +227,11 @@ class Bench:
         self.keep("filters", figures)
 
     def _searched(self, mode: str) -> dict[str, float]:
-        from qwen3_rag.index.lexical import search
-
         retriever, words = self.retriever(), self._eight_words()
         view = retriever.view()
         retriever.search(words[0], self.data.queries[0], 100, "lexical", None)
         if mode == "lexical":
-            state = view.state
-            parts = [*view.words, view.tail]
-            return milliseconds(lambda i: search(parts, words[i % 50], 100, state.rows, view.live, state.live), 50)
+            return milliseconds(lambda i: view.text.search(words[i % 50], 100, view.live), 50)
         return milliseconds(lambda i: retriever.search(words[i % 50], self.data.queries[i % 100], 100, mode, None), 40)
 
     def _eight_words(self) -> list[str]:
@@ -340,8 +333,8 @@ class Bench:
         seconds = time.perf_counter() - began
         retriever = self.retriever()
         with retriever.store.snapshot():
-            view = retriever._current()
-            figures = [set(retriever.dense(view, q, 100, view.live)[0].tolist()) for q in self.data.queries[:100]]
+            view = retriever.view()
+            figures = [set(view.dense.search(q[None], 100, view.live)[0][0].tolist()) for q in self.data.queries[:100]]
         recall = float(np.mean([len(a & b) / len(a) for a, b in zip(exact, figures, strict=True)]))
         indexes = size_of(self.store_folder, "*") - self.results["load"]["text bytes"]
         self.keep("approximate", {
@@ -354,12 +347,11 @@ class Bench:
     def _exactly(self, filter: dict[str, Any] | None = None) -> list[set[int]]:
         """The exact hundred nearest of the first hundred queries, by our exact search, as passages' numbers."""
         retriever = self.retriever()
-        with retriever.store.snapshot():
-            view = retriever._current()
-            state = view.state
-            allowed = filter and retriever.store.fields.allowed(filter, state.commit, state.generation, state.rows)
-            vectors = view.vectors
-            return [set(scan(vectors, 0, self.count, q, 100, allowed)[0].tolist()) for q in self.data.queries[:100]]
+        with retriever.store.snapshot() as commit:
+            allowed = filter and retriever.store.fields.allowed(filter, commit)
+            vectors = retriever.view().dense.rows.values
+            results = scan(vectors, 0, self.count, self.data.queries[:100], 100, allowed)
+            return [set(numbers.tolist()) for numbers, _ in results]
 
     def _of_peer(
         self,

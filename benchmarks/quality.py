@@ -22,7 +22,7 @@ import numpy as np
 from ir_measures import Qrel, ScoredDoc, nDCG
 
 from qwen3_rag import Pipeline, Reranker, Results
-from qwen3_rag.models.runtimes import RerankResult
+from qwen3_rag.scores import RerankResult
 
 MEASURE = nDCG @ 10
 BLENDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)

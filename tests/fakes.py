@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3_rag.models.runtimes import RerankResult
+from qwen3_rag.scores import RerankResult
 
 DIMENSIONS = 32
 
@@ -25,7 +25,7 @@ def unit(text: str) -> np.ndarray:
 class WordEmbedder:
     """Embeds by words; `scale` other than 1 is what forgets to normalise."""
 
-    dimensions = DIMENSIONS
+    dimensions, longest, takes_instructions = DIMENSIONS, 8192, False
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
@@ -59,9 +59,9 @@ class LengthReranker:
         cancel: threading.Event | None = None,
     ) -> RerankResult:
         log_odds = np.full(len(documents), np.nan, dtype=np.float32)
-        stopped = None
+        started, stopped = time.monotonic(), None
         for place, document in enumerate(documents):
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and time.monotonic() > started + deadline:
                 stopped = "deadline passed"
                 break
             time.sleep(self.seconds)

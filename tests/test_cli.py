@@ -76,6 +76,25 @@ def test_get_prints_documents_and_says_what_is_not_there(store: Path) -> None:
     assert "there is no document 'nobody'" in done.stderr
 
 
+def test_get_prints_lines_and_list_shows_documents_in_order(tmp_path: Path, tiny_embedder: Path) -> None:
+    lines = [f"line {number}" for number in range(1, 9)]
+    (folder := tmp_path / "docs").mkdir()
+    (folder / "a.txt").write_text("\n".join(lines))
+    (folder / "b:2.txt").write_text("Other text.")
+    run("index", folder, "--store", tmp_path / "s", "--embedder", tiny_embedder, "--reranker", "none")
+    a, b = folder / "a.txt", folder / "b:2.txt"
+    assert run("get", tmp_path / "s", f"{a}:3:2").stdout == "line 3\nline 4\n\n"
+    assert run("get", tmp_path / "s", f"{a}:8", b).stdout == "line 8\nOther text.\n"
+    assert (
+        "page is 1; expected None, because the document has no pages"
+        in run("get", tmp_path / "s", a, "--page", "1", code=2).stderr
+    )
+    assert run("list", tmp_path / "s").stdout == f"{a}  a  (1 passage)\n{b}  b:2  (1 passage)\n"
+    entry = json.loads(run("list", tmp_path / "s", folder / "b", "--limit", "5", "--json").stdout)
+    assert entry == {"id": str(b), "title": "b:2", "source": str(b), "passages": 1}
+    assert run("list", tmp_path / "s", "elsewhere").stdout == ""
+
+
 def test_sync_keeps_a_store_in_step(tmp_path: Path, tiny_embedder: Path) -> None:
     (folder := tmp_path / "docs").mkdir()
     for name, text in ARTICLES.items():
@@ -272,6 +291,6 @@ def test_verify_model_says_whether_a_checkpoint_agrees(tiny_reranker: Path) -> N
 
 def test_help_names_every_command() -> None:
     shown = run("--help").stdout
-    assert all(name in shown for name in ("index", "sync", "search", "get", "info", "config", "verify-model", "demo"))
-    for name in ("index", "sync", "search", "get", "info", "config", "verify-model", "demo"):
+    for name in ("index", "sync", "search", "get", "list", "info", "config", "verify-model", "demo"):
+        assert name in shown
         assert "Usage" in run(name, "--help").stdout

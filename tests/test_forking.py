@@ -83,7 +83,7 @@ store.write((Document(f"text {i}", str(i)), [PassageRow(0, 9, i.to_bytes(8, "big
 Upkeep(store).optimize("ivf", 0.5, None)
 retriever = Retriever(store)
 search = lambda: [hit.document_id for hit, _ in retriever.search("", rows[7], 1, "dense", None)]
-print("parent:", search(), retriever.view().dense is not None)
+print("parent:", search(), retriever.view().dense.lists is not None)
 forked(search)
 """,
         tmp_path,
@@ -142,8 +142,8 @@ else:
 def test_a_fork_waits_for_calls_of_other_threads_and_refuses_the_store_where_they_last(tmp_path: Path) -> None:
     out = run(
         """
-import qwen3_rag.index.database as database
-database.QUIESCE = 0.5
+import qwen3_rag.index.pool as pool
+pool.QUIESCE = 0.5
 store = Store.create(folder / "s", {}, dimensions=8)
 write(store, "first")
 inside, leave = threading.Event(), threading.Event()

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import qwen3_rag
 from conftest import ROOT
+from qwen3_rag import errors
 
 
-def test_the_public_names_are_these() -> None:
-    names = ["Cascade", "Document", "Embedder", "Hit", "IndexReport", "Pipeline", "Ranked", "Reranker", "Results"]
-    assert qwen3_rag.__all__ == names
-    assert all(getattr(qwen3_rag, name).__doc__ for name in names)
+def test_the_public_names_are_these_and_every_error() -> None:
+    names = {"Cascade", "Document", "Embedder", "Hit", "IndexReport", "Pipeline", "Ranked", "RerankResult", "Reranker"}
+    assert set(qwen3_rag.__all__) == names | {"Results"} | set(errors.__all__)
+    assert qwen3_rag.__all__ == sorted(qwen3_rag.__all__)
+    assert all(getattr(qwen3_rag, name).__doc__ for name in qwen3_rag.__all__)
 
 
 def test_importing_takes_no_torch_and_under_a_second() -> None:
@@ -30,8 +32,6 @@ def test_types_are_shipped() -> None:
 
 
 def test_every_error_is_in_the_tree_that_the_docstring_draws() -> None:
-    from qwen3_rag import errors
-
     drawn = set(re.findall(r"\b(\w+Error)\b", errors.__doc__ or "")) - {
         "ValueError", "ImportError", "RuntimeError",
     }  # fmt: skip

@@ -158,7 +158,8 @@ def assert_same(results: Results, expected: Results) -> None:
 def test_many_and_async_give_the_serial_results(filled: Pipeline) -> None:
     queries = ["tides", "merge intervals", "你好"]
     serial = [filled.search(query, top_k=3, candidates=10) for query in queries]
-    assert filled.search_many(queries, top_k=3, candidates=10) == serial
+    for results, expected in zip(filled.search_many(queries, top_k=3, candidates=10), serial, strict=True):
+        assert_same(results, expected)
 
     async def together() -> tuple[list[Results], int]:
         ticks = 0
@@ -266,8 +267,8 @@ def test_own_instructions_reach_a_cascade_and_each_model_keeps_its_own(
     reranker = Reranker(str(tiny_reranker), dtype="float32", instructions={"mine": second})
     embedder = Embedder(str(tiny_embedder), dtype="float32", instructions={"mine": first})
     with Pipeline.create(tmp_path / "s", embedder, Cascade([(reranker, 5)])) as pipeline:
-        assert pipeline._sentences("mine") == (first, second)
-        assert pipeline._sentences(None) == (None, None)
+        assert pipeline.searcher._instructions("mine") == (first, second)
+        assert pipeline.searcher._instructions(None) == (None, None)
 
 
 def test_what_cannot_be_remembered_is_said(tmp_path: Path, tiny_embedder: Path, tokenizer_json: str) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 import inspect
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fakes import LengthReranker, WordEmbedder
-from qwen3_rag import Document, Pipeline
+from qwen3_rag import Document, InvalidArgumentError, ModelError, Pipeline, RerankResult
 from qwen3_rag.models import concurrency
 from qwen3_rag.ranking import SearchOptions
 
@@ -82,10 +82,37 @@ def test_a_deadline_of_asearch_counts_from_its_call_not_from_when_a_thread_is_fr
     assert total >= 0.4, "time spent waiting is part of the total"
 
 
-def test_each_query_of_search_many_has_the_deadline_to_itself(tmp_path: Path) -> None:
+def test_the_deadline_of_search_many_is_one_for_all_queries(tmp_path: Path) -> None:
     with Pipeline.create(tmp_path / "store", WordEmbedder(), LengthReranker(seconds=0.05)) as pipeline:
         pipeline.add([Document(f"text {number}") for number in range(4)])
-        started = time.monotonic()
-        results = pipeline.search_many(["text"] * 6, deadline=1.0)
-    assert time.monotonic() - started > 1.0
-    assert [each.degraded for each in results] == [None] * 6
+        assert [each.degraded for each in pipeline.search_many(["text"] * 6, deadline=60)] == [None] * 6
+        results = pipeline.search_many(["text"] * 200, deadline=0.5)
+    assert results[0].degraded is None
+    assert "deadline passed: 0 of 4 candidates were reranked" in (results[-1].degraded or "")
+    assert all(len(each) == 4 for each in results)
+    assert results[-1].timings["total"] < 2
+
+
+def test_an_error_in_one_query_of_search_many_stops_the_others(tmp_path: Path) -> None:
+    class Failing(LengthReranker):
+        calls = 0
+
+        def read(self, *arguments: Any, **options: Any) -> RerankResult:
+            self.calls += 1
+            raise ModelError("no memory left")
+
+    reranker = Failing()
+    with Pipeline.create(tmp_path / "store", WordEmbedder(), reranker) as pipeline:
+        pipeline.add([Document("text")])
+        with pytest.raises(ModelError, match="no memory left"):
+            pipeline.search_many(["text"] * 200)
+    assert reranker.calls < 200
+
+
+def test_an_object_that_is_no_embedder_or_reranker_is_an_error_that_lists_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"embedder is .*, without longest, takes_instructions.*expected"):
+        Pipeline.create(tmp_path / "s", type("E", (), dict.fromkeys(
+            ("dimensions", "encode_query", "encode_document", "spans", "describe")))())  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match="reranker is 3, without read, describe"):
+        Pipeline.create(tmp_path / "s", WordEmbedder(), 3)  # type: ignore[arg-type]
+    assert not (tmp_path / "s").exists()

@@ -1,12 +1,15 @@
 """What a document may hold, and when two are stored alike."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from qwen3_rag import Document
+from qwen3_rag import Document, Hit
 from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.records import same_as_stored
+from qwen3_rag.records import heading_path, headings_of, same_as_stored
 
 
 def nested(levels: int, inner: Any = "x") -> Any:
@@ -50,3 +53,33 @@ def test_same_as_stored_does_not_mind_the_order_of_names() -> None:
     assert same_as_stored(Document("a", metadata={"x": 1, "y": 2}), Document("a", metadata={"y": 2, "x": 1}))
     assert not same_as_stored(Document("a", "i"), None)
     assert not same_as_stored(Document("a", "i"), Document("a", "i", title="t"))
+
+
+def hit(**values: object) -> Hit:
+    """A hit with these values."""
+    return replace(Hit("a#0", "a", "text", None, None, None, (), 0, 4, None, None, 1, 0.5, 1, False, {}), **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "citation"),
+    [
+        ({"document_id": "docs/manual.pdf", "source": "docs/manual.pdf", "page": 12, "headings": ("Installing",)},
+         "manual.pdf, p. 12, § Installing"),
+        ({"document_id": "/a/guide.md", "source": "/a/guide.md", "title": "Guide", "headings": ("Setup", "Linux")},
+         "guide.md, § Setup > Linux"),
+        ({"document_id": "q7", "source": "faq.csv", "title": "Opening hours"}, "Opening hours (faq.csv)"),
+        ({"document_id": "x", "source": "https://example.org/a/b"}, "x (https://example.org/a/b)"),
+        ({"document_id": "note"}, "note"),
+        ({"document_id": "note", "title": "A note"}, "A note"),
+    ],
+)  # fmt: skip
+def test_a_hit_cites_source_page_and_headings(values: dict[str, object], citation: str) -> None:
+    assert hit(**values).cite() == citation
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), max_size=4))
+def test_headings_come_back_as_they_were_but_for_white_space_and_the_separator(headings: list[str]) -> None:
+    cleaned = [" ".join(heading.split()) for heading in headings if heading.strip()]
+    assume(all(" > " not in f" {heading} " for heading in cleaned))
+    assert headings_of(heading_path(cleaned, "name | price")) == tuple(cleaned)
+    assert headings_of(heading_path(["Setup > Linux"])) == ("Setup › Linux",)

@@ -18,8 +18,8 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO)
-    options = {"compile": not options.no_compile, "token_budget": options.tokens}
-    embedder = Embedder(str(options.model), dtype=options.dtype, runtime_options=options)
+    runtime_options = {"compile": not options.no_compile, "token_budget": options.tokens}
+    embedder = Embedder(str(options.model), dtype=options.dtype, runtime_options=runtime_options)
     embedder.loaded  # noqa: B018  (loads and compiles)
 
     def run(documents: Sequence[str]) -> list[float]:

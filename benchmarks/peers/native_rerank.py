@@ -18,8 +18,8 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO)
-    options = {"compile": not options.no_compile, "token_budget": options.tokens}
-    reranker = Reranker(str(options.model), dtype=options.dtype, runtime_options=options)
+    runtime_options = {"compile": not options.no_compile, "token_budget": options.tokens}
+    reranker = Reranker(str(options.model), dtype=options.dtype, runtime_options=runtime_options)
     reranker.loaded  # noqa: B018  (loads and compiles)
     query, documents, instruction = read_job(options.job)
 

@@ -1,26 +1,20 @@
 """The reranker as a LangChain document compressor."""
 
-import copy
-import threading
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field
 
-from qwen3_rag.models.reranker import Ranked, Reranker, RerankerProtocol, ranked
+from qwen3_rag.adapters import RerankerFields
+from qwen3_rag.scores import Ranked, ranked
 
 __all__ = ["Qwen3Rerank"]
 
-DEFAULT_MODEL = "Qwen/Qwen3-Reranker-0.6B"
-SETTINGS = ("model", "runtime", "runtime_options", "device", "dtype", "max_length")
-# Shared by all objects, because a lock can neither be copied nor pickled; weights are not loaded under it.
-_building = threading.Lock()
 
-
-class Qwen3Rerank(BaseDocumentCompressor):
+class Qwen3Rerank(RerankerFields, BaseDocumentCompressor):
     """Keeps the most relevant documents for a query, for use in `ContextualCompressionRetriever`.
 
     Inputs are not changed. The returned copies keep ids and metadata, with the probability of yes as
@@ -34,49 +28,9 @@ class Qwen3Rerank(BaseDocumentCompressor):
             `reranker`. A failed assignment leaves the object unchanged.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
-
-    model: str | None = Field(default=None, description=f"Hub id, folder or preset; by default {DEFAULT_MODEL}.")
     reranker: Any = Field(default=None, exclude=True, description="A Reranker or Cascade to use instead of `model`.")
     top_n: int = Field(default=3, ge=1, description="Number of documents to keep.")
     min_score: float | None = Field(default=None, ge=0, le=1, description="Lowest probability of a document to keep.")
-    instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
-    runtime: str = "native"
-    runtime_options: dict[str, Any] = Field(default_factory=dict)
-    device: str = "auto"
-    dtype: str = "auto"
-    max_length: int = Field(default=8192, ge=2)
-    _built: tuple[dict[str, Any], Reranker] | None = PrivateAttr(default=None)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._current()
-        return self
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        before = dict(self.__dict__)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError:
-            # pydantic keeps a value that a model validator rejected.
-            self.__dict__.update(before)
-            raise
-
-    def _current(self) -> RerankerProtocol:
-        """The reranker that the current fields describe; weights load at first use."""
-        settings = {name: getattr(self, name) for name in SETTINGS}
-        if self.reranker is not None:
-            if not hasattr(self.reranker, "read"):
-                raise ValueError(f"reranker is {self.reranker!r}; expected a qwen3_rag Reranker or Cascade")
-            if conflicting := [name for name in SETTINGS if settings[name] != _default(name)]:
-                raise ValueError(f"{', '.join(conflicting)} set together with reranker; expected one or the other")
-            self._built = None
-            return self.reranker  # type: ignore[no-any-return]
-        with _building:
-            if self._built is None or self._built[0] != settings:
-                reranker = Reranker(**settings | {"model": self.model or DEFAULT_MODEL})
-                self._built = copy.deepcopy(settings), reranker
-            return self._built[1]
 
     def rerank(
         self, documents: Sequence[str | Document], query: str, *, top_n: int | None = None
@@ -97,7 +51,7 @@ class Qwen3Rerank(BaseDocumentCompressor):
         if not documents:
             return []
         texts = [d if isinstance(d, str) else d.page_content for d in documents]
-        ranking = ranked(self._current().read(query, texts, self.instruction))
+        ranking = ranked(self.current_reranker().read(query, texts, self.instruction))
         return [r for r in ranking if self.min_score is None or r.score >= self.min_score][:limit]
 
     def compress_documents(
@@ -105,10 +59,6 @@ class Qwen3Rerank(BaseDocumentCompressor):
     ) -> list[Document]:
         """The best `top_n` documents, best first, as copies with `relevance_score` in their metadata."""
         return [_scored(documents[r.corpus_id], r.score) for r in self._best(documents, query, None)]
-
-
-def _default(name: str) -> Any:
-    return Qwen3Rerank.model_fields[name].get_default(call_default_factory=True)
 
 
 def _scored(document: Document, score: float) -> Document:

@@ -7,10 +7,58 @@ with Pipeline.create("store", embedder="0.6b", reranker="0.6b") as pipeline:
     print(pipeline.search("What is the capital of China?")[0].text)
 """
 
+from qwen3_rag.errors import (
+    EmbedderMismatchError,
+    FilterError,
+    IndexCorruptedError,
+    IngestError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    ModelError,
+    Qwen3RagError,
+    StoreError,
+    StoreExistsError,
+    StoreLockedError,
+    StoreMovedError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
+    StoreVersionError,
+    UnknownNameError,
+    UntrustedStoreError,
+)
 from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.embedder import Embedder
-from qwen3_rag.models.reranker import Ranked, Reranker
+from qwen3_rag.models.reranker import Reranker
 from qwen3_rag.pipeline import Pipeline
 from qwen3_rag.records import Document, Hit, IndexReport, Results
+from qwen3_rag.scores import Ranked, RerankResult
 
-__all__ = ["Cascade", "Document", "Embedder", "Hit", "IndexReport", "Pipeline", "Ranked", "Reranker", "Results"]
+__all__ = [
+    "Cascade",
+    "Document",
+    "Embedder",
+    "EmbedderMismatchError",
+    "FilterError",
+    "Hit",
+    "IndexCorruptedError",
+    "IndexReport",
+    "IngestError",
+    "InvalidArgumentError",
+    "MissingDependencyError",
+    "ModelError",
+    "Pipeline",
+    "Qwen3RagError",
+    "Ranked",
+    "RerankResult",
+    "Reranker",
+    "Results",
+    "StoreError",
+    "StoreExistsError",
+    "StoreLockedError",
+    "StoreMovedError",
+    "StoreNotFoundError",
+    "StoreReadOnlyError",
+    "StoreVersionError",
+    "UnknownNameError",
+    "UntrustedStoreError",
+]

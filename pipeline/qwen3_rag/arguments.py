@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 
 __all__ = [
+    "API_KEY",
     "ATTENTION",
     "DTYPES",
     "NOTHING",
@@ -19,12 +21,15 @@ __all__ = [
     "check_ids",
     "check_instructions",
     "check_query",
+    "check_seconds",
+    "check_url",
     "one_of",
     "one_or_many",
     "shown",
     "text_list",
 ]
 
+API_KEY = "QWEN3_RAG_API_KEY"  # environment variable with the server's key
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -94,6 +99,36 @@ def check_query(query: object) -> str:
     if not isinstance(query, str) or not query.strip():
         raise InvalidArgumentError(f"query is {shown(query)}; expected a non-empty text")
     return query
+
+
+def check_seconds(value: float | None, name: str) -> float | None:
+    """Seconds, not negative; None means no limit."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise InvalidArgumentError(f"{name} is {shown(value)}; expected seconds, 0 or more")
+
+
+def check_url(url: str) -> str:
+    """The server's base URL, without a trailing `/v1`.
+
+    Raises:
+        InvalidArgumentError: The URL is not http or https, has no host, or contains a user, a password, a query or a
+            fragment, which would be stored.
+    """
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname or ''}"
+    try:
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidArgumentError(f"the server's URL is {shown!r}…; expected http://host:port or https://host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InvalidArgumentError(
+            f"the server's URL {shown!r}… has a user, a password, a query or a fragment; expected none: "
+            f"pass a key in the environment variable {API_KEY}"
+        )
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def at_least(value: object, least: int, name: str) -> int:

@@ -4,47 +4,48 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.arguments import as_path, check_cancel, check_ids, check_query, text_list
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
-    ModelError,
     StoreMovedError,
     UnknownNameError,
 )
-from qwen3_rag.index.database import Database
+from qwen3_rag.excerpts import excerpt
 from qwen3_rag.index.retriever import Mode, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
 from qwen3_rag.ingest.folders import Folders, Paths
-from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents, not_unit
+from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents
 from qwen3_rag.ingest.walking import Selection
+from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.concurrency import in_thread
-from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
+from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.identity import check_same, describe_maker
-from qwen3_rag.models.remembered import remembered_embedder, remembered_reranker
-from qwen3_rag.models.reranker import Reranker, RerankerProtocol
-from qwen3_rag.prompts import resolve_instruction
-from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id
-from qwen3_rag.records import Document, IndexReport, Results
+from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, check_model
+from qwen3_rag.models.remembered import Untrusted, remembered_embedder, remembered_reranker
+from qwen3_rag.models.reranker import Reranker
+from qwen3_rag.ranking import SearchOptions
+from qwen3_rag.records import Document, Entry, IndexReport, Results
+from qwen3_rag.searching import Searcher
 from qwen3_rag.settings import Settings
 
 __all__ = ["Pipeline"]
 
 VERIFY_TRIES = 20
+LISTED = 1000  # documents of a list that are read at once
 PROMPT_TOKENS = 16  # tokens
-FOLDER_OPTIONS = ("strict", "largest", "emptied", "reread")  # and those of `Selection`
+FOLDER_OPTIONS = ("strict", "largest", "seconds", "emptied", "reread")  # and those of `Selection`
 # Arguments of `create` that go to models passed by name.
-MODEL_OPTIONS = ("device", "dtype", "instruction", "instructions", "runtime_options")
+MODEL_OPTIONS = ("device", "dtype", "hub", "instruction", "instructions", "runtime_options")
 logger = logging.getLogger("qwen3_rag")
 
 
@@ -58,7 +59,9 @@ class Pipeline:
         self, store: Store, embedder: EmbedderProtocol, reranker: RerankerProtocol | None, settings: Settings
     ) -> None:
         self.store, self.embedder, self.reranker, self.settings = store, embedder, reranker, settings
+        _check_models(embedder, reranker)
         self.retriever = Retriever(store)
+        self.searcher = Searcher(store, self.retriever, embedder, reranker)
         self.upkeep = Upkeep(store, lambda: self.retriever.damaged)
         self._embedder_checked = self._written = False
 
@@ -76,7 +79,7 @@ class Pipeline:
             path: A folder that is empty or does not exist yet.
             embedder: An `Embedder`, or the name of its model.
             reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage only.
-            **options: Fields of `Settings`, such as `chunk_tokens`; and `device`, `dtype`, `instruction`,
+            **options: Fields of `Settings`, such as `chunk_tokens`; and `device`, `dtype`, `hub`, `instruction`,
                 `instructions` and `runtime_options` for models passed by name.
 
         Raises:
@@ -92,8 +95,9 @@ class Pipeline:
             )
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
         reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
+        _check_models(embedder, reranker)
         folder = as_path(path, "path")
-        Database.check_free(folder)
+        Store.check_free(folder)
         _check_chunks(settings, embedder)
         meta: dict[str, Any] = {
             "settings": settings.describe(),
@@ -235,6 +239,44 @@ class Pipeline:
         """Documents by id, in the order of `ids`; None for an unknown id."""
         return self.store.get(check_ids(ids))
 
+    def read_part(
+        self,
+        document_id: str,
+        *,
+        lines: tuple[int, int] | None = None,
+        page: int | None = None,
+        characters: tuple[int, int] | None = None,
+    ) -> str | None:
+        """A part of a document's text; None for an unknown id.
+
+        Args:
+            document_id: The document's id.
+            lines: The first line, from 1, and how many.
+            page: A page, from 1.
+            characters: Start and end, as in a hit.
+
+        Raises:
+            InvalidArgumentError: More than one of them, or a page that the document does not have.
+        """
+        (document,) = self.get([document_id])
+        if document is None:
+            return None
+        pages = self.store.pages(document) if page is not None else ()
+        return excerpt(document.text, pages, lines, page, characters)
+
+    def documents(self, prefix: str = "") -> Iterator[Entry]:
+        """Id, title, source and number of passages of each document, in order of their ids.
+
+        Documents written or deleted meanwhile may be missing or included.
+
+        Args:
+            prefix: Only documents whose id starts with it.
+        """
+        last: str | None = None
+        while entries := self.store.entries(prefix, last, LISTED):
+            yield from entries
+            last = entries[-1].id
+
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
         """Index new and changed files; documents are removed only if their file no longer contains them.
 
@@ -246,9 +288,10 @@ class Pipeline:
             show_progress: A bar on a terminal, log lines elsewhere.
             **options: `include` and `exclude` (lists of globs as in .gitignore); `hidden`, `ignored` (files that a
                 .gitignore excludes) and `follow_links`, False by default; `strict`, to raise instead of skipping a
-                file that cannot be read; `largest`, maximum bytes of a file that is read whole; `reread`, to read
-                unchanged files again, for example after a reader changed; `emptied`, to let `sync` remove the
-                documents of a folder that is suddenly empty (by default they stay: its drive may be missing).
+                file that cannot be read; `largest`, maximum bytes of a file that is read whole; `seconds` that parsing
+                one file may take (60); `reread`, to read unchanged files again, for example after a reader changed;
+                `emptied`, to let `sync` remove the documents of a folder that is suddenly empty (by default they stay:
+                its drive may be missing).
 
         Raises:
             IngestError: A path does not exist; with `strict`, a file cannot be read.
@@ -357,84 +400,36 @@ class Pipeline:
             distinct=distinct,
             neighbours=neighbours,
         )
-        return self._search(query, options, started, check_cancel(cancel))
+        return self._search([query], options, started, check_cancel(cancel))[0]
 
-    def _search(self, query: str, options: SearchOptions, started: float, cancel: threading.Event | None) -> Results:
-        """`search`; times and deadline count from `started`, a value of `time.monotonic()`."""
-        check_query(query)
-        for_embedder, for_reranker = self._sentences(options.instruction)
-        vector = None
+    def _search(
+        self, queries: Sequence[str], options: SearchOptions, started: float, cancel: threading.Event | None
+    ) -> list[Results]:
+        for query in queries:
+            check_query(query)
         if options.mode != "lexical":
             self._check_embedder()
-            vector = self._query_vector(query, for_embedder)
-        embedded = time.monotonic()
-        candidates = self._candidates(query, vector, options)
-        retrieved = time.monotonic()
-        reading = None
-        if options.rerank and self.reranker is not None and candidates:
-            texts = [candidate.passage.searched(self.store.titles) for candidate in candidates]
-            until = None if options.deadline is None else started + options.deadline
-            reading = self.reranker.read(query, texts, for_reranker, until, cancel)
-        hits, degraded = arrange(candidates, reading, options)
-        if options.neighbours:
-            passages = {passage_id(c.passage.document_id, c.passage.ordinal): c.passage for c in candidates}
-            for place, hit in enumerate(hits):
-                start, end, text = self.store.widened(passages[hit.id], options.neighbours)
-                hits[place] = replace(hit, text=text, start=start, end=end)
-        ended = time.monotonic()
-        timings = {
-            "embed": embedded - started,
-            "retrieve": retrieved - embedded,
-            "rerank": ended - retrieved,
-            "total": ended - started,
-        }
-        return Results(hits, timings=timings, degraded=degraded, truncated=reading.truncated if reading else 0)
+        return self.searcher.search(queries, options, started, cancel)
 
-    def _query_vector(self, query: str, instruction: str | None) -> NDArray[np.float32]:
-        takes = getattr(self.embedder, "takes_instructions", True)
-        vector = self.embedder.encode_query(query, instruction if takes else None)
-        if vector.shape != (self.retriever.dimensions,):
-            raise ModelError(
-                f"the embedder returned a query vector of shape {vector.shape}; expected ({self.retriever.dimensions},)"
-            )
-        if (wrong := not_unit(vector[None])) is not None:
-            raise ModelError(f"the embedder returned a query vector of norm {wrong[1]:.4g}; expected 1")
-        return vector
+    def search_many(
+        self, queries: Sequence[str], *, cancel: threading.Event | None = None, **options: Any
+    ) -> list[Results]:
+        """Results of several queries, found together: faster than one `search` after another.
 
-    def _sentences(self, instruction: str | None) -> tuple[str | None, str | None]:
-        """An instruction's text for embedder and reranker: each one's own names first, then the other's."""
-        if instruction is None:
-            return None, None
-        own = [dict(getattr(model, "instructions", {})) for model in (self.embedder, self.reranker)]
-        first, second = (resolve_instruction(instruction, names) for names in (own[1] | own[0], own[0] | own[1]))
-        return first, second
+        The queries are embedded in common batches, compared with the store's vectors at once, and their candidates
+        share the reranker's batches.
 
-    def _candidates(self, query: str, vector: Any, options: SearchOptions) -> list[Retrieved]:
-        """First-stage candidates; to group, also the best passages of further documents, up to `top_k` of them."""
-        reach = depth = options.depth
-        documents = options.top_k if options.group_by_document and options.candidates is None else 0
-        while True:
-            hits = self.retriever.search(query, vector, reach, options.mode, options.filter)
-            ranked = [Retrieved(passage, score, rank) for rank, (passage, score) in enumerate(hits, start=1)]
-            best: dict[str, Retrieved] = {}
-            for candidate in ranked:
-                best.setdefault(candidate.passage.document_id, candidate)
-            if len(ranked) < reach or len(best) >= documents:
-                break
-            reach *= 2
-        within = {candidate.passage.document_id for candidate in ranked[:depth]}
-        further = [candidate for name, candidate in best.items() if name not in within]
-        return ranked[:depth] + further[: max(documents - len(within), 0)]
+        Args:
+            queries: The queries.
+            cancel: As for `search`.
+            **options: As for `search`; a `deadline` counts from this call and for all queries, and the `timings` of
+                each result are those of its whole group of queries.
 
-    def search_many(self, queries: Sequence[str], **options: Any) -> list[Results]:
-        """`search` for each of several queries, one after the other, with the same options.
-
-        A `deadline` counts for each query by itself, from when its turn comes.
+        Raises:
+            InvalidArgumentError: An argument is wrong, or a query is empty; nothing is searched.
         """
-        texts = text_list(queries, "queries")
-        for text in texts:
-            check_query(text)
-        return [self.search(text, **options) for text in texts]
+        started = time.monotonic()
+        return self._search(text_list(queries, "queries"), SearchOptions(**options), started, check_cancel(cancel))
 
     async def asearch(self, query: str, **options: Any) -> Results:
         """Run `search` in another thread; a cancelled task leaves the queue.
@@ -443,7 +438,8 @@ class Pipeline:
         """
         started = time.monotonic()
         cancel = options.pop("cancel", None)
-        return await in_thread(self._search, query, SearchOptions(**options), started, cancel=cancel)
+        results = await in_thread(self._search, [query], SearchOptions(**options), started, cancel=cancel)
+        return results[0]
 
     def optimize(self, index: str = "auto", *, recall: float = 0.99, queries: Sequence[str] | None = None) -> None:
         """Reclaim the space of deleted documents and rebuild the search indexes.
@@ -469,24 +465,22 @@ class Pipeline:
     def verify(self) -> list[str]:
         """Read the whole store, compare checksums and return the faults, in words. Writes nothing."""
         for _ in range(VERIFY_TRIES):
-            with self.store.snapshot():
-                commit = self.store.meta("commit")
+            with self.store.snapshot() as commit:
                 faults = self.store.verify() + self.upkeep.verify()
             # A commit that was replaced meanwhile may have lost its files to the sweep that follows.
-            if not faults or self.store.files.acknowledged() == commit:
+            if not faults or self.store.files.acknowledged() == commit.number:
                 break
         return faults
 
     def info(self) -> dict[str, Any]:
         """Contents, models and indexes of the store, as JSON."""
-        documents, passages = self.store.count()
-        files = self.store.files
+        commit, files = self.store.last_commit(), self.store.files
         return {
             "path": str(self.store.folder),
             "format": self.store.format,
-            "commit": self.store.meta("commit"),
-            "documents": documents,
-            "passages": passages,
+            "commit": commit.number,
+            "documents": commit.documents,
+            "passages": commit.live,
             "bytes": sum(files.size(name) for name in files.names()),
             "dimensions": self.store.dimensions,
             "index": self.retriever.describe(),
@@ -518,18 +512,23 @@ def _reopen(
         raise
 
 
+def _check_models(embedder: EmbedderProtocol, reranker: RerankerProtocol | None) -> None:
+    check_model(embedder, EmbedderProtocol, "embedder")
+    if reranker is not None:
+        check_model(reranker, RerankerProtocol, "reranker")
+
+
 def _check_chunks(settings: Settings, embedder: EmbedderProtocol) -> None:
     """Refuse passages longer than the embedder reads: the rest of them could not be found."""
-    longest = getattr(embedder, "longest", None)
-    if longest is not None and settings.chunk_tokens + PROMPT_TOKENS > longest:
+    if settings.chunk_tokens + PROMPT_TOKENS > embedder.longest:
         raise InvalidArgumentError(
-            f"chunk_tokens is {settings.chunk_tokens}; this embedder reads {longest} tokens, expected at most "
-            f"{longest - PROMPT_TOKENS}, which leaves space for its prompt and a title"
+            f"chunk_tokens is {settings.chunk_tokens}; this embedder reads {embedder.longest} tokens, expected at most "
+            f"{embedder.longest - PROMPT_TOKENS}, which leaves space for its prompt and a title"
         )
 
 
-def _described(model: Any) -> dict[str, Any]:
-    described: dict[str, Any] = model.describe()
+def _described(model: EmbedderProtocol | RerankerProtocol) -> dict[str, Any]:
     if isinstance(model, Cascade):
         return {"stages": [_described(reranker) | {"candidates": depth} for reranker, depth in model.stages]}
-    return described | {"runs_on": getattr(model, "runs_on", "unknown")}
+    runs_on = model.runs_on if isinstance(model, NamedModel | Untrusted) else "unknown"
+    return model.describe() | {"runs_on": runs_on}

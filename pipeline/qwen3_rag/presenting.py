@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from qwen3_rag.models.verification import PUBLISHED_TOLERANCE, Check
-from qwen3_rag.records import Hit, Results
+from qwen3_rag.records import HEADINGS, Results
 
 __all__ = ["excerpt", "show_check", "show_explained", "show_results", "show_tree"]
 
@@ -38,7 +38,7 @@ def show_results(results: Results, console: Console | None = None) -> None:
         table.add_column("passage", overflow="fold")
         for hit in results:
             score = "–" if hit.score is None else f"{hit.score:.3f}"
-            heading = f"  {escape(hit.heading)}" if hit.heading else ""
+            heading = f"  {escape(HEADINGS.join(hit.headings))}" if hit.headings else ""
             page = f"  [dim]page {hit.page}[/dim]" if hit.page else ""
             head = f"[bold]{escape(hit.title or hit.id)}[/bold]{heading}{page}  [dim]{escape(hit.id)}[/dim]"
             table.add_row(
@@ -57,23 +57,13 @@ def _show_times(results: Results, console: Console) -> None:
         console.print(f"[yellow]{results.truncated} candidates were cut to the reranker's max_length[/yellow]")
 
 
-def show_explained(results: Results, mode: str, console: Console | None = None) -> None:
+def show_explained(results: Results, console: Console | None = None) -> None:
     """Print the rank and score in both stages and the location of each hit, and the time of each stage."""
     console = console or Console()
-    first = {"dense": "cosine", "lexical": "BM25", "hybrid": "fused"}[mode]
-    for hit in results:
-        second = "not reranked" if hit.score is None else f"score {hit.score:.4f}, log-odds {hit.log_odds:+.3f}"
-        console.print(f"[bold]{hit.rank}. {escape(hit.title or hit.id)}[/bold]  {escape(_place(hit))}")
-        console.print(f"   first stage: rank {hit.retrieval_rank}, {first} {hit.retrieval_score:.4f}; second: {second}")
-        console.print(f"   {escape(excerpt(hit.text))}")
+    lines = results.explain().split("\n")
+    for hit, place, stages in zip(results, lines[::2], lines[1::2], strict=False):
+        console.print(f"[bold]{escape(place)}[/bold]\n{escape(stages)}\n   {escape(excerpt(hit.text))}")
     _show_times(results, console)
-
-
-def _place(hit: Hit) -> str:
-    """The location of a passage: source, page, headings, characters."""
-    page = f"page {hit.page}" if hit.page else None
-    place = (hit.source, page, hit.heading, f"characters {hit.start} to {hit.end}")
-    return ", ".join(part for part in place if part)
 
 
 def show_tree(values: Mapping[str, Any], console: Console | None = None) -> None:

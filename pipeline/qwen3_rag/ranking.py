@@ -12,9 +12,8 @@ from qwen3_rag.arguments import at_least, shown
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 from qwen3_rag.index.retriever import MODES, Mode
 from qwen3_rag.index.store import Passage
-from qwen3_rag.models.reranker import probability
-from qwen3_rag.models.runtimes import RerankResult
-from qwen3_rag.records import Hit
+from qwen3_rag.records import Hit, headings_of
+from qwen3_rag.scores import RerankResult, probability
 
 __all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id"]
 
@@ -149,7 +148,7 @@ def _hit(candidate: Retrieved, index: int, result: RerankResult | None) -> Hit:
         title=passage.title,
         source=passage.source,
         page=passage.page,
-        heading=passage.heading,
+        headings=headings_of(passage.heading),
         start=passage.start,
         end=passage.stop,
         score=None if log_odds is None else float(probability(np.array(log_odds))),

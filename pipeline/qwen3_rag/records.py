@@ -2,31 +2,63 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from qwen3_rag.arguments import shown
 from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["Document", "Hit", "IndexReport", "Results", "same_as_stored", "titled"]
+__all__ = [
+    "Document",
+    "Entry",
+    "Hit",
+    "IndexReport",
+    "Results",
+    "heading_path",
+    "headings_of",
+    "passage_text",
+    "same_as_stored",
+]
 
 INT64 = range(-(2**63), 2**63)
 DEEPEST = 100  # lists and objects in one another in metadata; Python's json ends at about ten times that
 
-
 HEADINGS = " > "  # between the headings of a path
 
 
-def titled(title: str | None, text: str, heading: str | None = None) -> str:
-    """What is embedded and reranked: the title, then the path of headings, on lines of their own before the text.
+def heading_path(headings: Sequence[str], row: str | None = None) -> str | None:
+    """Headings in one text, as a store keeps them: `Setup > Linux`; a table's first row follows on its own line."""
+    lines = (" ".join(heading.split()).replace(HEADINGS, " › ") for heading in headings)
+    path = HEADINGS.join(line for line in lines if line)
+    return "\n".join([path] + ([row] if row else [])) or None
+
+
+def headings_of(path: str | None) -> tuple[str, ...]:
+    """The headings in a text of `heading_path`."""
+    line = (path or "").partition("\n")[0]
+    return tuple(line.split(HEADINGS)) if line else ()
+
+
+def passage_text(text: str, title: str | None, path: str | None = None, titles: bool = True) -> str:
+    """What the models and the words index see of a passage: title, headings and a table's first row precede the text.
 
     A heading that the text itself begins with is not said twice.
+
+    Args:
+        text: The passage.
+        title: Its document's title.
+        path: Its headings, as `heading_path` gives them.
+        titles: False for the text alone.
     """
-    if heading:
-        above, _, own = heading.rpartition(HEADINGS)
-        heading = above if own in text.partition("\n")[0] else heading
-    return "\n".join([part for part in (title, heading) if part] + [text])
+    if not titles:
+        return text
+    line, _, row = (path or "").partition("\n")
+    above, _, own = line.rpartition(HEADINGS)
+    if own and own in text.partition("\n")[0]:
+        line = above
+    return "\n".join([part for part in (title, line, row) if part] + [text])
 
 
 @dataclass(frozen=True)
@@ -119,6 +151,23 @@ def _too_deep(value: object) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A document in the list of a store's documents.
+
+    Attributes:
+        id: Its id.
+        title: Its title.
+        source: Its source.
+        passages: Number of its passages.
+    """
+
+    id: str
+    title: str | None
+    source: str | None
+    passages: int
+
+
 def same_as_stored(one: Document, other: Document | None) -> bool:
     """Whether two documents are stored the same way: in metadata 1, 1.0 and True differ; key order does not matter."""
     if other is None or (one.id, one.title, one.source, one.text) != (other.id, other.title, other.source, other.text):
@@ -138,7 +187,7 @@ class Hit:
         title: The document's title.
         source: The document's source.
         page: Page in the source, from 1; None if it has no pages.
-        heading: Headings above the passage, as "Setup > Linux"; None if there are none.
+        headings: Headings above the passage, from the outermost to the innermost.
         start: First character of the passage in the document's text.
         end: Character after its last.
         score: Reranker's probability of yes; None if it was not reranked.
@@ -156,7 +205,7 @@ class Hit:
     title: str | None
     source: str | None
     page: int | None
-    heading: str | None
+    headings: tuple[str, ...]
     start: int
     end: int
     score: float | None
@@ -167,11 +216,26 @@ class Hit:
     reranked: bool
     metadata: Mapping[str, Any]
 
+    def cite(self) -> str:
+        """Where the passage stands, for a reader: `manual.pdf, p. 12, § Setup > Linux`.
+
+        The source comes first, by its name if it is a file. A document that is only one of its source's, such as a row
+        of a table, is named too: `Opening hours (faq.csv)`.
+        """
+        source = self.source or ""
+        file = source if "://" in source else PurePath(source).name
+        own = self.title or self.document_id
+        name = own if not file else file if self.document_id == source else f"{own} ({file})"
+        page = f"p. {self.page}" if self.page is not None else ""
+        section = f"§ {HEADINGS.join(self.headings)}" if self.headings else ""
+        return ", ".join(part for part in (name, page, section) if part)
+
 
 class Results(list[Hit]):
     """Hits, best first.
 
     Attributes:
+        mode: Mode of the first stage: "dense", "lexical" or "hybrid".
         timings: Seconds of each stage: "embed", "retrieve", "rerank", "total".
         degraded: Why fewer candidates were reranked than requested, or None.
         truncated: How many candidates were cut to fit the reranker's `max_length`.
@@ -181,12 +245,27 @@ class Results(list[Hit]):
         self,
         hits: Iterable[Hit] = (),
         *,
+        mode: str = "dense",
         timings: Mapping[str, float] | None = None,
         degraded: str | None = None,
         truncated: int = 0,
     ) -> None:
         super().__init__(hits)
         self.timings, self.degraded, self.truncated = dict(timings or {}), degraded, truncated
+        self.mode = mode
+
+    def explain(self) -> str:
+        """For each hit, its place, and the rank and score of both stages; then the time of each stage. Plain text."""
+        first = {"dense": "cosine", "lexical": "BM25", "hybrid": "fused"}.get(self.mode, self.mode)
+        lines = [line for hit in self for line in _explained(hit, first)]
+        lines.append(", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self.timings.items()))
+        return "\n".join(lines + ([self.degraded] if self.degraded else []))
+
+
+def _explained(hit: Hit, first: str) -> Iterable[str]:
+    second = "not reranked" if hit.score is None else f"score {hit.score:.4f}, log-odds {hit.log_odds:+.3f}"
+    yield f"{hit.rank}. {hit.cite()}, characters {hit.start} to {hit.end}"
+    yield f"   first stage: rank {hit.retrieval_rank}, {first} {hit.retrieval_score:.4f}; second: {second}"
 
 
 @dataclass(frozen=True)

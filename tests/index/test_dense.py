@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from qwen3_rag import Document
 from qwen3_rag.errors import UnknownNameError
 from qwen3_rag.index import bitmap, exact, upkeep
-from qwen3_rag.index.approximate import Approximate, build
+from qwen3_rag.index.approximate import build
+from qwen3_rag.index.commit import IndexPolicy
 from qwen3_rag.index.exact import faiss, scan
+from qwen3_rag.index.lists import Lists
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import PassageRow, Store
 from qwen3_rag.index.upkeep import Upkeep
@@ -42,21 +45,26 @@ def nearest(rows: np.ndarray, query: np.ndarray, k: int, allowed: np.ndarray | N
     return np.argsort(-scores, kind="stable")[: k if allowed is None else min(k, int(allowed.sum()))].tolist()
 
 
+def scanned(rows: np.ndarray, start: int, stop: int, query: np.ndarray, k: int, allowed: Any) -> Any:
+    (result,) = scan(rows, start, stop, query[None], k, allowed)
+    return result
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_scanning_is_exact(dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "THREADS", threads)
     monkeypatch.setattr(exact, "WORTH_A_THREAD", 1)
     rows, query = clustered(1003).astype(dtype), clustered(1, seed=1)[0]
-    assert scan(rows, 0, 1003, query, 50, None)[0].tolist() == nearest(rows, query, 50)
+    assert scanned(rows, 0, 1003, query, 50, None)[0].tolist() == nearest(rows, query, 50)
     allowed = np.random.default_rng(3).random(1003) < 0.3
     packed = bitmap.from_rows(np.flatnonzero(allowed), 1003)
-    numbers, scores = scan(rows, 0, 1003, query, 2000, packed)
+    numbers, scores = scanned(rows, 0, 1003, query, 2000, packed)
     assert numbers.tolist() == nearest(rows, query, 2000, allowed)
     np.testing.assert_allclose(scores, rows[numbers].astype(np.float32) @ query, atol=1e-5)
     tail = allowed & (np.arange(1003) >= 504)
-    assert scan(rows, 504, 1003, query, 20, packed)[0].tolist() == nearest(rows, query, 20, tail)
-    assert scan(rows, 1003, 1003, query, 5, None)[0].tolist() == []
+    assert scanned(rows, 504, 1003, query, 20, packed)[0].tolist() == nearest(rows, query, 20, tail)
+    assert scanned(rows, 1003, 1003, query, 5, None)[0].tolist() == []
 
 
 @pytest.fixture
@@ -116,7 +124,7 @@ def test_an_approximate_index_reaches_its_recall_and_the_tail_is_searched_exactl
         # With few allowed passages search is exact, because the index would miss some.
         allowed = live & (np.arange(6000) % 10 == 7)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Approximate, "nearest", None)
+            patch.setattr(Lists, "nearest", None)
             assert ids(retriever, query, 50, {"n": 7}) == nearest(half, query, 50, allowed)
         few = live & (np.arange(6000) % 10 == 7) & (np.arange(6000) < 100)
         narrow = {"$and": [{"n": 7}, {"n": {"$gte": 7}}]}
@@ -200,7 +208,9 @@ def test_a_damaged_index_is_logged_and_search_continues_exactly(store: Store, ca
     Upkeep(store).optimize("ivf", 0.9, None)
     (path,) = store.folder.glob("dense-*")
     original = path.read_bytes()
-    header = store.meta("dense")["header"]
+    checkpoint = store.last_commit().dense
+    assert checkpoint is not None
+    header = checkpoint.header
     half = rows.astype(np.float16)
     for offset in (header // 3, header - 5, header + 7, len(raw := bytearray(original)) * 2 // 3, len(raw) - 1):
         raw = bytearray(original)
@@ -223,7 +233,8 @@ def test_a_damaged_index_is_logged_and_search_continues_exactly(store: Store, ca
 def test_indexes_are_rebuilt_in_the_background_while_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TAIL", 200), ("SEGMENT", 300), ("APPROXIMATE_FROM", 1000), ("SMALL", 8)):
         monkeypatch.setattr(upkeep, name, value)
-    store.set_meta("index", {"kind": "auto", "recall": 0.5})
+    with store.transaction() as transaction:
+        transaction.commit = replace(transaction.commit, policy=IndexPolicy("auto", 0.5))
     rows, query, retriever, maintenance = clustered(2500), clustered(1, seed=1)[0], Retriever(store), Upkeep(store)
     half = rows.astype(np.float16)
     for start in range(0, 2500, 100):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index.test_dense import clustered, fill, ids, nearest
-from qwen3_rag.index import bitmap, gpu, retriever
+from qwen3_rag.index import bitmap, gpu
 from qwen3_rag.index.exact import faiss
 from qwen3_rag.index.gpu import GpuRows, search_device
 from qwen3_rag.index.retriever import Retriever
@@ -97,12 +97,10 @@ def test_gpu_rows_return_the_stores_row_numbers_from_every_card(cards: FakeFaiss
     for start in range(0, 1010, 330):
         gpu_rows.add(rows[start : start + 330])
     half = rows.astype(np.float16)
-    hits = gpu_rows.search(query, 60, None, 1010)
-    assert hits is not None
+    (hits,) = gpu_rows.search(query[None], 60, None, 1010)
     assert hits[0].tolist() == nearest(half, query, 60)
     # A commit with fewer rows than the GPU already holds.
-    hits = gpu_rows.search(query, 60, None, 500)
-    assert hits is not None
+    (hits,) = gpu_rows.search(query[None], 60, None, 500)
     assert hits[0].tolist() == nearest(half[:500], query, 60)
 
 
@@ -111,22 +109,20 @@ def test_gpu_rows_leave_out_rows_that_are_not_allowed_or_defer_to_the_cpu(cards:
     gpu_rows = GpuRows(32, 1)
     gpu_rows.add(rows)
     allowed = np.arange(5000) % 3 > 0
-    hits = gpu_rows.search(query, 50, bitmap.from_rows(np.flatnonzero(allowed), 5000), 5000)
-    assert hits is not None
+    (hits,) = gpu_rows.search(query[None], 50, bitmap.from_rows(np.flatnonzero(allowed), 5000), 5000)
     assert hits[0].tolist() == nearest(rows.astype(np.float16), query, 50, allowed)
-    assert gpu_rows.search(query, 50, bitmap.from_rows(np.arange(60), 5000), 5000) is None
-    assert gpu_rows.search(query, 2049, None, 5000) is None
+    assert len(gpu_rows.search(query[None], 50, bitmap.from_rows(np.arange(60), 5000), 5000)[0][0]) < 50
+    assert len(gpu_rows.search(query[None], 2049, None, 5000)[0][0]) == 0
 
 
 def test_searches_on_a_gpu_follow_writes_removals_and_filters(
     cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retriever, "search_device", search_device)
     store = Store.create(tmp_path / "store", {}, dimensions=32)
     rows, query = clustered(900), clustered(1, seed=1)[0]
     half, live = rows.astype(np.float16), np.zeros(900, dtype=bool)
     on_gpu = Retriever(store)
-    assert on_gpu.device == "gpu"
+    assert on_gpu.gpus.device == "gpu"
     for start in range(0, 900, 300):
         fill(store, rows[start : start + 300], start)
         live[start : start + 300] = True
@@ -143,14 +139,13 @@ def test_searches_on_a_gpu_follow_writes_removals_and_filters(
 def test_inverted_lists_are_searched_on_the_gpu_after_optimize_ivf(
     cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retriever, "search_device", search_device)
     store = Store.create(tmp_path / "store", {}, dimensions=32)
     rows = clustered(6000)
     fill(store, rows)
     Upkeep(store).optimize("ivf", 0.95, None)
     store.write([], remove=["5"])
     on_gpu, on_cpu = Retriever(store), Retriever(store)
-    on_cpu.device = "cpu"
+    on_cpu.gpus.device = "cpu"
     monkeypatch.setattr(GpuRows, "search", None)
     for query in clustered(5, seed=1):
         before = cards.searches
@@ -161,13 +156,31 @@ def test_inverted_lists_are_searched_on_the_gpu_after_optimize_ivf(
     store.close()
 
 
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_several_queries_on_a_gpu_get_the_results_that_each_gets_alone(
+    cards: FakeFaiss, tmp_path: Path, index: str
+) -> None:
+    store = Store.create(tmp_path / "store", {}, dimensions=32)
+    fill(store, clustered(2000))
+    Upkeep(store).optimize(index, 0.9, None)
+    store.write([], remove=[str(i) for i in range(0, 2000, 3)])
+    on_gpu, queries = Retriever(store), clustered(7, seed=1)
+    for k in (10, 400, 600):  # with 600 the cards fall short, and the CPU searches
+        before = cards.searches
+        together = on_gpu.search_many([""] * 7, queries, k, "dense", {"n": {"$gte": 2}})
+        assert cards.searches - before <= cards.cards
+        for query, candidates in zip(queries, together, strict=True):
+            assert [int(p.document_id) for p, _ in candidates] == ids(on_gpu, query, k, {"n": {"$gte": 2}})
+            assert len(candidates) == k
+    store.close()
+
+
 def test_an_index_that_does_not_fit_on_the_gpu_is_searched_on_the_cpu(
     cards: FakeFaiss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("CUDA error 2 out of memory")
 
-    monkeypatch.setattr(retriever, "search_device", search_device)
     store = Store.create(tmp_path / "store", {}, dimensions=32)
     rows, query = clustered(300), clustered(1, seed=1)[0]
     fill(store, rows)
@@ -186,13 +199,13 @@ def test_gpu_and_cpu_return_the_same_passages(tmp_path: Path) -> None:
     rows = clustered(20_000)
     fill(store, rows)
     on_gpu, on_cpu = Retriever(store), Retriever(store)
-    on_cpu.device = "cpu"
+    on_cpu.gpus.device = "cpu"
     for query in clustered(20, seed=1):
         assert ids(on_gpu, query, 100)[:50] == ids(on_cpu, query, 100)[:50]
         assert ids(on_gpu, query, 20, {"n": 3}) == ids(on_cpu, query, 20, {"n": 3})
-    assert on_gpu.device == "gpu"
+    assert on_gpu.gpus.device == "gpu"
     Upkeep(store).optimize("ivf", 0.95, None)
     for query in clustered(20, seed=1):
         assert len(set(ids(on_gpu, query, 100)) & set(ids(on_cpu, query, 100))) >= 95
-    assert on_gpu.device == "gpu"
+    assert on_gpu.gpus.device == "gpu"
     store.close()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from qwen3_rag import Document
-from qwen3_rag.index.database import FORMAT
 from qwen3_rag.index.retriever import Retriever
+from qwen3_rag.index.schema import FORMAT
 from qwen3_rag.index.store import PassageRow, Store
 from qwen3_rag.index.upkeep import Upkeep
 
@@ -90,7 +90,8 @@ def test_a_long_text_of_format_2_is_read_before_and_after_the_upgrade_to_format_
     rows = vectors(3)
     passages = [PassageRow(at, at + 5, bytes(16), row) for at, row in zip((0, 65_532, 120_000), rows, strict=True)]
     store.write([(Document("", "empty"), [])])
-    with store.transaction() as run:  # the layout of format 2
+    with store.transaction():  # the layout of format 2
+        run = store.database.run
         for table in ("sources", "staged", "blocks_of_text"):
             run(f"DROP TABLE {table}")
         run("DROP INDEX documents_by_origin")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from qwen3_rag import Document
 from qwen3_rag.errors import IndexCorruptedError
 from qwen3_rag.index import bitmap, lexical
-from qwen3_rag.index.lexical import Tail, search
+from qwen3_rag.index.lexical import Bm25, Tail
+from qwen3_rag.index.protocols import Norm
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.segment_worker import write_in_process
 from qwen3_rag.index.segments import Segment, hash_of, merge, write_segment
@@ -86,13 +87,13 @@ def test_ranking_is_bm25_over_any_split(
     for segments in (parts, merged):
         for searched, filter in ((set(range(len(texts))), None), (allowed, packed)):
             expected = bm25(dict(numbered), query, searched)
-            rows, scores = search([*segments, tail], query, 50, len(texts), filter, len(texts))
+            rows, scores = Bm25([*segments, tail], len(texts), len(texts)).search(query, 50, filter)
             assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
             assert (np.diff(scores) <= 0).all()
             for many, k in itertools.product((0, 2, 4096), (1, 3)):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(lexical, "MANY", many)
-                    best = search([*segments, tail], query, k, len(texts), filter, len(texts))
+                    best = Bm25([*segments, tail], len(texts), len(texts)).search(query, k, filter)
                 assert best[0].tolist() == rows[:k].tolist()
                 assert best[1].tolist() == scores[:k].tolist()
 
@@ -104,14 +105,16 @@ def test_a_search_sees_only_the_rows_of_its_commit(block_size: int) -> None:
     for rows in (0, 1, 40, 89):
         commit = tail_of(texts[:rows], 0, rows, 7, block_size, 65_536)
         more = tail_of(texts, 0, 90, 7, block_size, 65_536)
-        expected = search([commit], "tide moon the 潮汐", 20, rows, None, rows)
-        numbers, scores = search([more], "tide moon the 潮汐", 20, rows, None, rows)
+        expected = Bm25([commit], rows, rows).search("tide moon the 潮汐", 20, None)
+        numbers, scores = Bm25([more], rows, rows).search("tide moon the 潮汐", 20, None)
         assert numbers.tolist() == expected[0].tolist()
         assert scores.tolist() == expected[1].tolist()
 
 
 class GrowingTail:
     """A tail that gains passages whenever postings are looked up."""
+
+    norm: Norm | None = None
 
     def __init__(self, tail: Tail) -> None:
         self.tail, self.first = tail, tail.first
@@ -129,7 +132,7 @@ class GrowingTail:
 def test_a_search_beside_adding_gives_the_scores_of_its_commit() -> None:
     texts = [(0, "tide moon"), (1, "moon"), (2, "the sea"), (3, "tide")]
     part = GrowingTail(tail_of(texts, 0, 4, 4, 65_536, 65_536))
-    rows, scores = search([part], "tide moon sea", 9, 4, None, 4)
+    rows, scores = Bm25([part], 4, 4).search("tide moon sea", 9, None)
     expected = bm25(dict(texts), "tide moon sea", {0, 1, 2, 3})
     assert len(part.tail) == 10
     assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(dict(expected), rel=1e-5)
@@ -181,7 +184,7 @@ def test_optimize_excludes_removed_passages_from_bm25_statistics(tmp_path: Path)
     assert {name for name, _ in ranked()} == {str(i) for i, _ in expected}
     upkeep.optimize("auto", 0.99, None)
     assert dict(ranked()) == pytest.approx({str(i): s for i, s in expected}, rel=1e-5)
-    assert store.state().removed == 0
+    assert store.last_commit().removed == 0
     assert len(retriever.view().words) == 1
     store.close()
 

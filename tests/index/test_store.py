@@ -60,7 +60,7 @@ def test_a_store_reads_back_what_was_written(store: Store) -> None:
     vectors = again.known_vectors([b"\x02", b"?"])
     assert list(vectors) == [b"\x02"]
     np.testing.assert_array_equal(vectors[b"\x02"], row(2).vector.astype(np.float16))
-    assert (again.meta("colour"), again.meta("commit"), again.meta("nothing")) == ("blue", 1, None)
+    assert (again.meta("colour"), again.last_commit().number, again.meta("nothing")) == ("blue", 1, None)
     again.close()
 
 
@@ -81,7 +81,7 @@ def test_a_failed_write_changes_nothing(store: Store) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         store.write(failing())  # type: ignore[arg-type]
     assert store.count() == (1, 1)
-    assert store.meta("commit") == 1
+    assert store.last_commit().number == 1
 
 
 def test_a_reader_sees_commits_of_another_process_at_its_next_search(store: Store) -> None:
@@ -215,8 +215,8 @@ def test_a_damaged_segment_is_logged_and_its_passages_are_still_searched(
 def test_verify_detects_a_changed_field(store: Store) -> None:
     store.write([(Document("x", "a", metadata={"year": 2020, "tags": ["s", None]}), [row(1)])])
     assert store.verify() == []
-    with store.transaction() as run:
-        run("UPDATE fields SET value = 2021 WHERE value = 2020")
+    with store.transaction():
+        store.database.run("UPDATE fields SET value = 2021 WHERE value = 2020")
     assert store.verify() == ["the indexed fields of document 'a' do not match its metadata"]
 
 
@@ -234,7 +234,7 @@ def test_writing_invalid_vectors_changes_nothing(store: Store, vector: np.ndarra
     with pytest.raises(InvalidArgumentError, match=message):
         store.write([(Document("x", "x"), [PassageRow(0, 1, b"x", vector)])])
     assert store.count() == (1, 1)
-    assert store.meta("commit") == 1
+    assert store.last_commit().number == 1
     assert nearest(store, "a") == "a"
 
 
@@ -372,8 +372,8 @@ def test_verify_writes_nothing_and_runs_during_a_write(store: Store, monkeypatch
 
 def test_verify_detects_a_missing_field_name(store: Store) -> None:
     store.write([(Document("text", "a", metadata={"n": 1}), [row(1)])])
-    with store.transaction() as run:
-        run("DELETE FROM field_names")
+    with store.transaction():
+        store.database.run("DELETE FROM field_names")
     again = Store.open(store.folder)
     assert again.verify() == ["the indexed fields of document 'a' do not match its metadata"]
     again.close()
@@ -408,17 +408,17 @@ def test_optimize_beside_a_writer_leaves_space_for_a_later_call_and_deletes_old_
     monkeypatch.setattr("qwen3_rag.index.connections.BUSY", 20)
     monkeypatch.setattr("qwen3_rag.index.database.SHRINK_WAIT", 0.1)
     other = Store.open(store.folder)
-    real = store.database.shrink
+    real = store.shrink
 
     def shrink() -> None:
         with other.database.transaction():
             real()
 
-    monkeypatch.setattr(store.database, "shrink", shrink)
+    monkeypatch.setattr(store, "shrink", shrink)
     Upkeep(store).optimize("flat", 0.99, None)
     assert "a later optimize frees its space" in caplog.text
     assert [path.name for path in store.folder.glob("vectors-*")] == [file_name(2)]
-    monkeypatch.setattr(store.database, "shrink", lambda: (_ for _ in ()).throw(StoreError("disk")))
+    monkeypatch.setattr(store, "shrink", lambda: (_ for _ in ()).throw(StoreError("disk")))
     store.write([], remove=["b"])
     with pytest.raises(StoreError, match="disk"):
         Upkeep(store).optimize("flat", 0.99, None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from qwen3_rag.ingest.chunking import Cut, chunk, token_starts
 from qwen3_rag.ingest.parsed import Kind, Parsed, Section
-from qwen3_rag.records import Document, titled
+from qwen3_rag.records import Document, passage_text
 
 TEXTS = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
 
@@ -59,7 +59,7 @@ def test_passages_are_in_order_within_size_and_lose_nothing(document: Parsed, si
         assert count(passage) <= size
         covered[each.start : each.stop] = True
         touched = [s.headings for s in document.parts if s.start < each.stop and each.start < s.stop]
-        above = (each.heading or "").split(" > ") if each.heading else []
+        above = list(each.headings)
         if all(s.kind != "table" for s in document.parts):
             assert all(list(headings[: len(above)]) == above for headings in touched)
     assert all(character.isspace() for character, inside in zip(text, covered, strict=True) if not inside)
@@ -110,9 +110,9 @@ def sections_of(text: str, *paths: tuple[str, ...], kind: Kind = "prose") -> tup
 def test_no_passage_runs_over_a_heading_unless_sections_are_small() -> None:
     text = ("w" * 19 + " ") * 6
     cuts = cut(text, 60, sections=sections_of(text, ("A",), ("B",), ("B", "C")))
-    assert [(c.start, c.stop, c.heading) for c in cuts] == [(0, 39, "A"), (40, 79, "B"), (80, 119, "B > C")]
+    assert [(c.start, c.stop, c.headings) for c in cuts] == [(0, 39, ("A",)), (40, 79, ("B",)), (80, 119, ("B", "C"))]
     cuts = cut(text, 400, sections=sections_of(text, ("A", "1"), ("A", "2"), ("D", "1")))
-    assert [(c.start, c.stop, c.heading) for c in cuts] == [(0, 79, "A"), (80, 119, "D > 1")]
+    assert [(c.start, c.stop, c.headings) for c in cuts] == [(0, 79, ("A",)), (80, 119, ("D", "1"))]
 
 
 def test_tables_are_cut_between_rows_and_keep_their_first_row() -> None:
@@ -123,9 +123,10 @@ def test_tables_are_cut_between_rows_and_keep_their_first_row() -> None:
     assert all(
         "\n" not in text[c.start - 1 : c.start].strip() and text[c.start :].startswith(("name", "thing")) for c in cuts
     )
-    assert [c.heading for c in cuts] == ["Prices"] + ["Prices > name | price"] * (len(cuts) - 1)
+    assert {c.headings for c in cuts} == {("Prices",)}
+    assert [c.row for c in cuts] == [None] + ["name | price"] * (len(cuts) - 1)
     assert cut(text, 30, tables="drop", sections=table) == []
-    assert {c.heading for c in cut(text, 30, tables="text", sections=table)} == {"Prices"}
+    assert {(c.headings, c.row) for c in cut(text, 30, tables="text", sections=table)} == {(("Prices",), None)}
 
 
 def test_code_is_cut_between_lines() -> None:
@@ -141,9 +142,11 @@ def test_passages_know_their_page() -> None:
 
 
 def test_what_is_embedded_says_no_heading_twice() -> None:
-    assert titled("Guide", "text", "Setup > Linux") == "Guide\nSetup > Linux\ntext"
-    assert titled("Guide", "## Linux\n\ntext", "Setup > Linux") == "Guide\nSetup\n## Linux\n\ntext"
-    assert titled(None, "Linux\ntext", "Linux") == "Linux\ntext"
+    assert passage_text("text", "Guide", "Setup > Linux") == "Guide\nSetup > Linux\ntext"
+    assert passage_text("## Linux\n\ntext", "Guide", "Setup > Linux") == "Guide\nSetup\n## Linux\n\ntext"
+    assert passage_text("Linux\ntext", None, "Linux") == "Linux\ntext"
+    assert passage_text("b | 2", "Guide", "Prices\nname | size") == "Guide\nPrices\nname | size\nb | 2"
+    assert passage_text("text", "Guide", "Setup", titles=False) == "text"
 
 
 @given(st.text(max_size=400))

@@ -52,7 +52,7 @@ def test_an_embedder_that_does_not_normalise_is_a_model_error(tmp_path: Path) ->
 def test_an_embedder_of_other_dimensions_is_a_model_error(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.add(DOCUMENTS)
     monkeypatch.setattr(pipeline.embedder, "encode_query", lambda *_: unit("a")[:-1])
-    with pytest.raises(ModelError, match=rf"shape \({DIMENSIONS - 1},\); expected \({DIMENSIONS},\)"):
+    with pytest.raises(ModelError, match=rf"shape \({DIMENSIONS - 1},\); expected \(1, {DIMENSIONS}\)"):
         pipeline.search("text")
 
 

@@ -61,7 +61,7 @@ def test_chunk_looks_for_the_first_row_of_a_long_table_once() -> None:
     table = Section(0, len(text), (), "table")
     cuts = chunk(Parsed(Document(text), (table,)), np.arange(0, len(text), 4), 12, 0)
     assert len(cuts) > lines // 4
-    assert {cut.heading for cut in cuts[2:]} == {"name | size of it in millimetres"}
+    assert {cut.row for cut in cuts[2:]} == {"name | size of it in millimetres"}
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from qwen3_rag import Document, Pipeline
 from qwen3_rag.errors import IngestError
-from qwen3_rag.ingest import indexer, readers, streaming
+from qwen3_rag.ingest import files, indexer, planning, readers, streaming
+from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.planning import look
 from qwen3_rag.ingest.readers import read
 from qwen3_rag.ingest.walking import Selection
@@ -27,7 +28,7 @@ from qwen3_rag.ingest.walking import Selection
 class Words:
     """A stand-in embedder that counts the texts it embeds; vectors depend on the text alone."""
 
-    dimensions = 8
+    dimensions, longest, takes_instructions = 8, 8192, False
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -109,13 +110,13 @@ def test_unchanged_files_are_not_opened_and_touched_ones_only_hashed(
 ) -> None:
     pipeline.sync(folder)
     opened: list[str] = []
-    real = Path.open
 
-    def note(path: Path) -> None:
-        if path.parent == folder:
-            opened.append(path.name)
+    def note(path: Path) -> BinaryIO:
+        opened.append(path.name)
+        return open_file(path)
 
-    monkeypatch.setattr(Path, "open", lambda path, *a, **k: (note(path), real(path, *a, **k))[1])
+    monkeypatch.setattr(files, "open_file", note)
+    monkeypatch.setattr(planning, "open_file", note)
     assert pipeline.sync(folder).files_unchanged == 5
     assert opened == []
     os.utime(folder / "3.txt", (time.time() - 30,) * 2)
@@ -279,10 +280,10 @@ def test_a_file_deleted_or_changed_half_way_is_said_and_read_by_the_next_run(
 ) -> None:
     real = streaming.read
 
-    def meddle(path: Path, largest: int) -> Iterator[Any]:
+    def meddle(path: Path, *limits: float) -> Iterator[Any]:
         if path.name == "1.txt":
             path.unlink()
-        parsed = list(real(path, largest))
+        parsed = list(real(path, *limits))
         if path.name == "2.txt":
             write(path, "changed meanwhile", age=10)
         yield from parsed

@@ -78,7 +78,7 @@ def test_what_cannot_be_named_or_listed_is_skipped_and_said(folder: Path, monkey
     assert [f.path.name for f in walk] == ["a.txt", "b.md", "g.txt"]
     assert walk.unread == [folder / "sub"]
     reasons = [why for _, why in walk.skipped]
-    assert reasons == ["name is not valid UTF-8", "folder: Permission denied"]
+    assert reasons == ["name is not valid UTF-8", "not a regular file: a named pipe", "folder: Permission denied"]
 
 
 def test_roots_are_checked_and_resolved(folder: Path) -> None:

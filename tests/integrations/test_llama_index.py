@@ -107,7 +107,7 @@ def test_no_nodes_give_no_nodes_and_no_query_is_an_error(reranker: Reranker) -> 
         ({"top_n": 0}, "greater than or equal to 1"),
         ({"modle": "x"}, "Extra inputs are not permitted"),
         ({"model": "nope"}, "unknown reranker 'nope'"),
-        ({"reranker": 3}, "expected a qwen3_rag Reranker"),
+        ({"reranker": 3}, "without read, describe"),
     ],
 )
 def test_wrong_fields_are_the_frameworks_errors(fields: dict[str, object], message: str) -> None:
@@ -136,7 +136,7 @@ def test_copies_of_a_postprocessor_give_the_same_scores(
 def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranker: Reranker) -> None:
     class Locked:
         def __init__(self) -> None:
-            self.lock, self.read = threading.Lock(), reranker.read
+            self.lock, self.read, self.describe = threading.Lock(), reranker.read, reranker.describe
 
     postprocessor = Qwen3Rerank(reranker=Locked())
     with pytest.raises(TypeError, match=r"reranker is .*Locked object .* expected something that can be pickled"):
@@ -154,10 +154,10 @@ def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranke
 def test_changed_fields_take_effect_however_they_are_changed(tiny_reranker: Path, name: str, value: Any) -> None:
     postprocessor = Qwen3Rerank(model=str(tiny_reranker))
     other = postprocessor.model_copy(update={name: value})
-    assert getattr(other._current(), name) == value
-    assert getattr(postprocessor._current(), name) != value
+    assert getattr(other.current_reranker(), name) == value
+    assert getattr(postprocessor.current_reranker(), name) != value
     setattr(postprocessor, name, value)
-    assert getattr(postprocessor._current(), name) == value
+    assert getattr(postprocessor.current_reranker(), name) == value
 
 
 def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tiny_classifier: Path) -> None:
@@ -179,7 +179,7 @@ def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tin
         ("top_n", "many", "valid integer"),
         ("model", 3, "valid string"),
         ("model", "nope", "unknown reranker 'nope'"),
-        ("reranker", "a string", "expected a qwen3_rag Reranker"),
+        ("reranker", "a string", "without read, describe"),
         ("reranker", {"model": "nope"}, "unknown reranker 'nope'"),
     ],
 )
@@ -200,7 +200,7 @@ def test_assigning_both_a_model_and_a_reranker_is_an_error(reranker: Reranker, t
     with pytest.raises(ValidationError, match="dtype set together with reranker"):
         ready.dtype = "float32"
     ready.reranker = reranker.describe()
-    assert isinstance(ready._current(), Reranker)
+    assert isinstance(ready.current_reranker(), Reranker)
     named.model = None
     named.reranker = reranker
-    assert named._current() is reranker
+    assert named.current_reranker() is reranker

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, UnknownNameError
-from qwen3_rag.models import attention, blockwise
-from qwen3_rag.models.blockwise import Inner
-from qwen3_rag.models.packing import Layout, PackedSequence, Prefix
-from qwen3_rag.models.varlen import varlen
+from qwen3_rag.models.engine import attention, blockwise
+from qwen3_rag.models.engine.blockwise import Inner
+from qwen3_rag.models.engine.packing import Layout, PackedSequence, Prefix
+from qwen3_rag.models.engine.varlen import varlen
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import shutil
 import threading
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
-from qwen3_rag.models.runtimes import Cancellation, RerankResult
 from qwen3_rag.models.runtimes.cross_encoder import SentenceReranker, TwoRows
+from qwen3_rag.models.runtimes.protocols import Scored
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, resolve_instruction
 
 QUERY = "Which river runs through Vienna?"
@@ -84,26 +84,26 @@ def test_log_odds_are_float32_in_bfloat16_too(tiny_reranker: Path) -> None:
     assert np.abs(result - exact).max() < 0.1 * exact.std() + 0.5
 
 
-def test_a_deadline_keeps_the_first_candidates_scored(tiny_reranker: Path) -> None:
+def test_a_deadline_keeps_the_first_candidates_scored(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Reranker(str(tiny_reranker), runtime="sentence-transformers", runtime_options={"batch_size": 1})
-    late = library.read(QUERY, DOCUMENTS, deadline=time.monotonic() - 1)
+    late = library.read(QUERY, DOCUMENTS, deadline=0)
     assert late.stopped == "deadline passed"
     assert not late.read.any()
-    cancel = threading.Event()
-    seen = []
+    cancel, batches = threading.Event(), []
+    score = library.loaded.score
 
-    def count(done: int) -> None:
-        seen.append(done)
-        if len(seen) == 4:
-            cancel.set()
+    def cancel_after_four(*arguments: Any) -> Iterator[Scored]:
+        for scored in score(*arguments):
+            batches.append(list(scored.indices))
+            if len(batches) == 4:
+                cancel.set()
+            yield scored
 
-    runtime = library.loaded
-    result: RerankResult = runtime.read(
-        resolve_instruction(None, {}), [(QUERY, d) for d in DOCUMENTS], Cancellation(None, cancel), count
-    )
+    monkeypatch.setattr(library.loaded, "score", cancel_after_four)
+    result = library.read(QUERY, DOCUMENTS, cancel=cancel)
     assert result.stopped == "cancelled"
     assert result.read.tolist() == [True] * 4 + [False] * 6
-    assert seen == [1] * 4
+    assert sorted(batches) == [[0], [1], [2], [3]]
 
 
 def test_threads_take_turns_and_get_their_own_scores(tiny_reranker: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_plain_cross_encoder_takes_no_instruction_and_truncates_only_documents
 def test_no_spelling_becomes_a_control_token_of_a_plain_cross_encoder(bert: Path) -> None:
     reranker = Reranker(str(bert), dtype="float32", runtime="sentence-transformers")
     runtime = reranker.loaded
-    rows, _ = runtime.input.rows("", [("a [SEP] b", "c [CLS] [MASK][PAD] d [SEP]")])
+    rows, _ = runtime.input.rows("", [("a [SEP] b", ["c [CLS] [MASK][PAD] d [SEP]"])])
     control = [i for i in rows[0]["input_ids"] if i in (0, 2, 3, 4)]
     assert control == [2, 3, 3]
 

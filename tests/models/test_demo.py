@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from qwen3_rag.errors import MissingDependencyError
-from qwen3_rag.models import demo
+from qwen3_rag.models.checkpoints import demo
 from qwen3_rag.prompts import INSTRUCTIONS, RERANK_PREFIX, RERANK_SUFFIX, rerank_query
 from qwen3_rag.resources import data_folder
 

@@ -10,12 +10,12 @@ import pytest
 
 from models.official import OfficialVectors
 from qwen3_rag import Embedder
-from qwen3_rag.models.runtimes import Cancellation
-from qwen3_rag.models.runtimes.served import Served
+from qwen3_rag.models.checkpoints.formats import EmbedFormat
+from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.runtimes.server import ServerEmbedder
 from qwen3_rag.models.runtimes.vllm import VllmEmbedder
-from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
+from qwen3_rag.scores import Cancellation
 
 RUNTIMES = ["native", "transformers", "sentence-transformers"]
 TEXTS = ["", "The moon pulls the sea.", " ", "\n\n", "\t", "", "潮汐", "\u3000", "Bread " * 300]
@@ -99,16 +99,16 @@ def test_vllm_gets_only_the_end_token_for_an_empty_text(tiny_embedder: Path) -> 
             yield range(len(sequences)), np.ones((len(sequences), 64), dtype=np.float32)
 
     runtime = VllmEmbedder.__new__(VllmEmbedder)
-    runtime.tokens, runtime.max_length, runtime.dimensions = Tokens(tiny_embedder), 8192, 64
-    runtime.end, runtime.engine = runtime.tokens.token_id("<|endoftext|>"), Engine()  # type: ignore[assignment]
+    tokens = Tokens(tiny_embedder)
+    runtime.format, runtime.dimensions, runtime.engine = EmbedFormat(tokens, 8192), 64, Engine()  # type: ignore[assignment]
     runtime.embed_documents(["", "a"])
-    assert sent == [[runtime.end], [*runtime.tokens.encode(["a"])[0], runtime.end]]
+    end = tokens.token_id("<|endoftext|>")
+    assert sent == [[end], [*tokens.encode(["a"])[0], end]]
 
 
 def test_a_server_that_takes_ids_gets_only_the_end_token_for_an_empty_text(tiny_embedder: Path) -> None:
     runtime = ServerEmbedder.__new__(ServerEmbedder)
-    runtime.served, runtime.max_length = Served.__new__(Served), 8192
-    runtime.served.tokens = Tokens(tiny_embedder)
-    runtime.end = runtime.served.tokens.token_id("<|endoftext|>")
-    assert runtime._document("") == [runtime.end]
-    assert runtime._document("a") == [*runtime.served.tokens.encode(["a"])[0], runtime.end]
+    tokens = Tokens(tiny_embedder)
+    runtime.format, runtime.sends_ids = EmbedFormat(tokens, 8192), True
+    end = tokens.token_id("<|endoftext|>")
+    assert runtime._documents(["", "a"]) == [[end], [*tokens.encode(["a"])[0], end]]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import torch
 from conftest import ROOT, save_model
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
-from qwen3_rag.models import decoder, layers
-from qwen3_rag.models.layers import LastTokens
-from qwen3_rag.models.packing import Layout
+from qwen3_rag.models.engine import compiling
+from qwen3_rag.models.engine.layers import LastTokens
+from qwen3_rag.models.engine.packing import Layout
 
 TEXTS = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
 QUERIES = [json.loads(line)["text"] for line in (ROOT / "data/demo/queries.jsonl").read_text("utf-8").splitlines()]
 needs_compiler = pytest.mark.skipif(
-    not layers.can_compile(torch.device("cpu")), reason="needs a C++ compiler, by which torch.compile makes CPU code"
+    not compiling.can_compile(torch.device("cpu")), reason="needs a C++ compiler, by which torch.compile makes CPU code"
 )
 
 
@@ -71,8 +70,8 @@ def test_auto_compiles_after_enough_work_but_not_in_a_call_with_a_deadline(
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 300})
     before = reranker.log_odds("q", TEXTS[:8])
     assert reranker.runs_on["compiled"] == "no"
-    monkeypatch.setattr(decoder, "COMPILE_AFTER", 0.0)
-    reranker.read("q", TEXTS[:8], deadline=time.monotonic() + 60)
+    monkeypatch.setattr(compiling, "COMPILE_AFTER", 0.0)
+    reranker.read("q", TEXTS[:8], deadline=60)
     assert reranker.runs_on["compiled"] == "no"
     np.testing.assert_allclose(reranker.log_odds("q", TEXTS[:8]), before, atol=1e-4)
     assert reranker.runs_on["compiled"] == "yes"
@@ -84,9 +83,9 @@ def test_a_compiler_that_fails_costs_speed_only(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(layers, "can_compile", lambda _: True)
-    monkeypatch.setattr(layers, "compile_layers", broken)
-    monkeypatch.setattr(decoder, "COMPILE_AFTER", -1.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda _: True)
+    monkeypatch.setattr(compiling, "compile_layers", broken)
+    monkeypatch.setattr(compiling, "COMPILE_AFTER", -1.0)
     with caplog.at_level(logging.WARNING, "qwen3_rag"):
         scores = Reranker(str(tiny_reranker), dtype="float32").log_odds("q", TEXTS[:5])
     assert "not compiled" in caplog.text
@@ -99,7 +98,7 @@ def test_a_compiler_that_fails_costs_speed_only(
 def test_without_a_compiler_it_works_uncompiled(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(decoder, "COMPILE_AFTER", -1.0)
+    monkeypatch.setattr(compiling, "COMPILE_AFTER", -1.0)
     reranker = Reranker(str(tiny_reranker), dtype="float32")
     assert np.isfinite(reranker.log_odds("q", TEXTS[:3])).all()
     assert reranker.runs_on["compiled"] == "no"
@@ -107,7 +106,7 @@ def test_without_a_compiler_it_works_uncompiled(tiny_reranker: Path, monkeypatch
 
 def test_the_last_layer_computes_only_the_last_tokens(eager: Reranker) -> None:
     rows: list[int] = []
-    body = eager.loaded.decoder.body
+    body = eager.loaded.engine.runner.body
     assert isinstance(body.layers[-1], LastTokens)
     inner = body.layers[-1].layer
     modules = (inner.mlp, inner.self_attn.q_proj, body.layers[0].mlp)
@@ -141,17 +140,17 @@ async def test_async_callers_share_the_queue_and_a_cancelled_task_leaves_it(eage
     with pytest.raises(asyncio.CancelledError):
         await doomed
     for _ in range(100):
-        if len(eager.loaded.decoder.queue) == 0:
+        if len(eager.loaded.engine.scheduler) == 0:
             break
         await asyncio.sleep(0.05)
-    assert len(eager.loaded.decoder.queue) == 0
+    assert len(eager.loaded.engine.scheduler) == 0
 
 
 def test_queries_of_one_call_share_batches_and_free_their_prefix_caches(tiny_reranker: Path, eager: Reranker) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
-    engine = reranker.loaded.decoder
-    run, layouts = engine.run, []
-    engine.run = lambda layout: (layouts.append(layout), run(layout))[1]  # type: ignore[method-assign]
+    runner = reranker.loaded.engine.runner
+    run, layouts = runner.run, []
+    runner.run = lambda layout, may_compile: (layouts.append(layout), run(layout))[1]
     pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:3]]
     scores = reranker.predict(pairs)
     assert len(layouts) <= 2
@@ -165,15 +164,15 @@ def test_queries_of_one_call_share_batches_and_free_their_prefix_caches(tiny_rer
 def test_cancelling_keeps_the_scores_of_the_best_candidates(tiny_reranker: Path) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 400})
     cancel = threading.Event()
-    queue = reranker.loaded.decoder.queue
-    run = queue._run
+    scheduler = reranker.loaded.engine.scheduler
+    run = scheduler._run
 
     def counted(pieces: list[object]) -> object:
         scores = run(pieces)  # type: ignore[arg-type]
         cancel.set()
         return scores
 
-    queue._run = counted  # type: ignore[assignment]
+    scheduler._run = counted  # type: ignore[assignment]
     result = reranker.read("q", TEXTS[:200], cancel=cancel)
     assert result.stopped == "cancelled"
     assert 0 < result.read.sum() < 64
@@ -184,16 +183,16 @@ def test_running_out_of_gpu_memory_halves_the_budget(
     tiny_reranker: Path, eager: Reranker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"compile": False, "token_budget": 4000})
-    engine = reranker.loaded.decoder
-    run, batches = engine.run, []
+    runner = reranker.loaded.engine.runner
+    run, batches = runner.run, []
 
-    def full(layout: Layout) -> np.ndarray:
+    def full(layout: Layout, may_compile: bool) -> np.ndarray:
         batches.append(layout.starts[-1])
         if layout.starts[-1] > 1200:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(layout)
 
-    monkeypatch.setattr(engine, "run", full)
+    monkeypatch.setattr(runner, "run", full)
     with caplog.at_level(logging.WARNING, "qwen3_rag"):
         scores = reranker.log_odds("q", TEXTS[:50])
     assert "out of memory on the GPU: going on with 2000 tokens a batch instead of 4000" in caplog.text
@@ -227,7 +226,7 @@ def test_int8_elsewhere_is_an_error(tiny_reranker: Path) -> None:
 def test_unloading_frees_the_weights(tiny_reranker: Path) -> None:
     import gc
 
-    from qwen3_rag.models import linear
+    from qwen3_rag.models.engine import linear
 
     gc.collect()
     before = len(linear._modules)

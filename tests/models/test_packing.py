@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_rag.models.packing import WINDOW, Layout, PackedSequence, Prefix, reading_order
+from qwen3_rag.models.engine.packing import WINDOW, Layout, PackedSequence, Prefix, reading_order
 
 
 @given(st.lists(st.integers(1, 300), max_size=200))

@@ -8,7 +8,7 @@ import pytest
 
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
-from qwen3_rag.models.sources import resolve
+from qwen3_rag.models.checkpoints.sources import resolve
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -58,7 +58,7 @@ def test_modelscope_downloads_through_its_own_client(tiny_reranker: Path, monkey
         return str(tiny_reranker)
 
     monkeypatch.setattr(modelscope, "snapshot_download", download)
-    reranker = Reranker("0.6b", revision="v1", dtype="float32", runtime_options={"hub": "modelscope"})
+    reranker = Reranker("0.6b", revision="v1", dtype="float32", hub="modelscope")
     assert len(reranker.log_odds("q", ["a"])) == 1
     assert (arguments["model_id"], arguments["revision"]) == ("Qwen/Qwen3-Reranker-0.6B", "v1")
     assert "*.safetensors" in arguments["allow_patterns"]
@@ -84,13 +84,13 @@ def modelscope_cache(tmp_path: Path, tiny_reranker: Path, monkeypatch: pytest.Mo
 def test_modelscope_loads_from_its_local_cache(modelscope_cache: Path, tiny_reranker: Path) -> None:
     snapshots = modelscope_cache / "models/Qwen--Qwen3-Reranker-4B/snapshots"
     shutil.copytree(tiny_reranker, snapshots / "master")
-    reranker = Reranker("4b", dtype="float32", runtime_options={"hub": "modelscope"})
+    reranker = Reranker("4b", dtype="float32", hub="modelscope")
     assert len(reranker.log_odds("q", ["a", "b"])) == 2
 
 
 def test_the_error_names_a_model_that_modelscope_does_not_have(modelscope_cache: Path) -> None:
     with pytest.raises(ModelError, match="nor available from ModelScope: ConnectionError: no network"):
-        Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
+        Reranker("4b", hub="modelscope").log_odds("q", ["a"])
 
 
 def test_the_error_names_a_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_the_error_names_a_missing_client(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'qwen3-rag\[modelscope\]'"):
-        Reranker("4b", runtime_options={"hub": "modelscope"}).log_odds("q", ["a"])
+        Reranker("4b", hub="modelscope").log_odds("q", ["a"])
 
 
 def test_invalid_names_are_errors_at_construction(tmp_path: Path) -> None:

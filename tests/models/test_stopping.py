@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 
 from qwen3_rag import Reranker
 from qwen3_rag.errors import ModelError
-from qwen3_rag.models.runtimes import Cancellation, rerank_result
-from qwen3_rag.models.runtimes.native import RerankInput
+from qwen3_rag.models.checkpoints.formats import RerankFormat
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.models.runtimes.protocols import Scored
 from qwen3_rag.models.runtimes.vllm import VllmReranker
-from qwen3_rag.models.tokens import Tokens
+from qwen3_rag.scores import Cancellation, RerankResult
 
 RUNTIMES = ["native", "transformers", "sentence-transformers", "vllm"]
-PAIRS = [("tides", text) for text in ("the moon", "the sea", "bread", "yeast", "rain")]
+DOCUMENTS = ["the moon", "the sea", "bread", "yeast", "rain"]
 
 
 class Engine:
@@ -33,13 +35,15 @@ class Engine:
             yield part, np.full((len(part), 1), self.value, dtype=np.float32)
 
 
-def runtime_of(name: str, folder: Path) -> Any:
+def reranker_on(name: str, folder: Path) -> Reranker:
     if name == "vllm":
         runtime = VllmReranker.__new__(VllmReranker)
-        runtime.input, runtime.engine = RerankInput(Tokens(folder), 8192), Engine()  # type: ignore[assignment]
-        return runtime
+        runtime.format, runtime.engine = RerankFormat(Tokens(folder), 8192), Engine()  # type: ignore[assignment]
+        reranker = Reranker(str(folder))
+        reranker._loaded = runtime
+        return reranker
     options = {"token_budget": 1} if name == "native" else {"batch_size": 2}
-    return Reranker(str(folder), dtype="float32", runtime=name, runtime_options=options).loaded
+    return Reranker(str(folder), dtype="float32", runtime=name, runtime_options=options)
 
 
 def give_nan(name: str, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,46 +58,53 @@ def give_nan(name: str, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runtime.engine, "value", math.nan)
 
 
-class Passing:
-    """A deadline that passes after `after` candidates were scored."""
+def read_with_a_deadline_that_passes(
+    after: int, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> tuple[RerankResult, Cancellation]:
+    """Score the documents with a deadline that passes once `after` of them are scored."""
+    cancellation, counted = Cancellation(deadline=math.inf), []
+    score = reranker.loaded.score
 
-    def __init__(self, after: int) -> None:
-        self.cancellation, self.left = Cancellation(deadline=math.inf), after
+    def counting(*arguments: Any) -> Iterator[Scored]:
+        for scored in score(*arguments):
+            counted.extend(scored.indices)
+            if len(counted) >= after:
+                object.__setattr__(cancellation, "deadline", -1.0)
+            yield scored
 
-    def count(self, read: int) -> None:
-        self.left -= read
-        if self.left <= 0:
-            object.__setattr__(self.cancellation, "deadline", -1.0)
+    monkeypatch.setattr(reranker.loaded, "score", counting)
+    return reranker._score([("tides", DOCUMENTS)], None, cancellation, False), cancellation
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_deadline_that_passes_during_the_last_batch_stops_nothing(name: str, tiny_reranker: Path) -> None:
-    deadline = Passing(len(PAIRS))
-    result = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.cancellation, deadline.count)
-    assert deadline.cancellation.stop_reason == "deadline passed"
+def test_a_deadline_that_passes_during_the_last_batch_stops_nothing(
+    name: str, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker = reranker_on(name, tiny_reranker)
+    result, cancellation = read_with_a_deadline_that_passes(len(DOCUMENTS), reranker, monkeypatch)
+    assert cancellation.stop_reason == "deadline passed"
     assert result.read.all()
     assert result.stopped is None
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_deadline_that_passes_before_the_last_batch_is_the_reason_for_stopping(
-    name: str, tiny_reranker: Path
+    name: str, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadline = Passing(2)
-    result = runtime_of(name, tiny_reranker).read("find tides", PAIRS, deadline.cancellation, deadline.count)
-    assert 0 < result.read.sum() < len(PAIRS)
+    result, _ = read_with_a_deadline_that_passes(2, reranker_on(name, tiny_reranker), monkeypatch)
+    assert 0 < result.read.sum() < len(DOCUMENTS)
     assert result.stopped == "deadline passed"
 
 
-@pytest.mark.parametrize("after", [2, len(PAIRS)])
+@pytest.mark.parametrize("after", [2, len(DOCUMENTS)])
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_nan_is_an_error_whether_or_not_a_deadline_passes(
     name: str, after: int, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime, deadline = runtime_of(name, tiny_reranker), Passing(after)
-    give_nan(name, runtime, monkeypatch)
+    reranker = reranker_on(name, tiny_reranker)
+    give_nan(name, reranker.loaded, monkeypatch)
     with pytest.raises(ModelError, match="log-odds are NaN or infinite"):
-        runtime.read("find tides", PAIRS, deadline.cancellation, deadline.count)
+        read_with_a_deadline_that_passes(after, reranker, monkeypatch)
 
 
 def test_a_call_cancelled_during_its_last_batch_still_raises_on_nan(
@@ -111,7 +122,11 @@ def test_a_call_cancelled_during_its_last_batch_still_raises_on_nan(
         reranker.read("tides", ["the moon", "the sea"], cancel=cancel)
 
 
-def test_rerank_result_reports_a_cancellation_whose_event_was_cleared() -> None:
-    log_odds = np.array([1.0, math.nan], dtype=np.float32)
-    assert rerank_result(log_odds, 1, 0, Cancellation(cancel=threading.Event())).stopped == "cancelled"
-    assert rerank_result(log_odds[:1], 1, 3, Cancellation()).truncated == 3
+def test_a_cancellation_whose_event_was_cleared_is_still_reported(
+    tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker = reranker_on("transformers", tiny_reranker)
+    monkeypatch.setattr(reranker.loaded, "score", lambda *_: iter([Scored([0], np.zeros(1, dtype=np.float32))]))
+    result = reranker.read("tides", DOCUMENTS, cancel=threading.Event())
+    assert result.stopped == "cancelled"
+    assert result.read.tolist() == [True, False, False, False, False]

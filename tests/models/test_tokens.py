@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from qwen3_rag.errors import ModelError
-from qwen3_rag.models.runtimes.native import RerankInput
-from qwen3_rag.models.tokens import Tokens, well_formed
+from qwen3_rag.models.checkpoints.formats import RerankFormat
+from qwen3_rag.models.checkpoints.tokens import Tokens, well_formed
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, rerank_query
 
 
@@ -119,4 +119,4 @@ def test_a_tokenizer_that_merges_query_and_document_is_rejected(tmp_path: Path) 
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=200, show_progress=False))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelError, match="merges '<Document>:' with the text after it"):
-        RerankInput(Tokens(tmp_path), 512)
+        RerankFormat(Tokens(tmp_path), 512)

@@ -81,7 +81,7 @@ def serving(folder: Path, log: Path, *arguments: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def demo() -> Path:
     pytest.importorskip("gguf", reason="the demo reranker is not installed: make demo")
-    from qwen3_rag.models.demo import demo_reranker
+    from qwen3_rag.models.checkpoints.demo import demo_reranker
 
     try:
         return demo_reranker()
@@ -234,13 +234,15 @@ def in_process(
 def test_in_process_the_log_odds_are_the_native_ones(in_process: tuple[Any, Any], kind: str) -> None:
     job, results = in_process
     native = Reranker(job[kind], dtype="float32", max_length=400)
-    result = native.loaded.read("web search", PAIRS)
-    print(f"\nvLLM in process, {kind}: {np.abs(np.array(results[kind]) - result.log_odds).max():.1e}")
-    assert result.log_odds.std() > 0.5
-    np.testing.assert_allclose(results[kind], result.log_odds, atol=1e-3)
-    assert result.truncated > 0
+    scored = list(native.loaded.score("web search", [(query, [document]) for query, document in PAIRS]))
+    log_odds = np.concatenate([part.log_odds for part in scored])[np.argsort([i for p in scored for i in p.indices])]
+    truncated = sum(part.truncated for part in scored)
+    print(f"\nvLLM in process, {kind}: {np.abs(np.array(results[kind]) - log_odds).max():.1e}")
+    assert log_odds.std() > 0.5
+    np.testing.assert_allclose(results[kind], log_odds, atol=1e-3)
+    assert truncated > 0
     runs_on = {"device": "cpu", "dtype": "float32", "attention": "vllm"}
-    assert results[f"{kind} more"] == [result.truncated, len(PAIRS), runs_on]
+    assert results[f"{kind} more"] == [truncated, len(PAIRS), runs_on]
     assert results[f"{kind} cancelled"] == ["cancelled", 0]
 
 

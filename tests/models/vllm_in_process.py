@@ -35,10 +35,10 @@ def main(job: dict[str, object]) -> dict[str, object]:
         reranker = Reranker(
             job[kind], runtime="vllm", dtype="float32", max_length=MAX_LENGTH, runtime_options=options()
         )
-        counted: list[int] = []
-        result = reranker.loaded.read("web search", pairs, progress=counted.append)
-        results[kind] = result.log_odds.tolist()
-        results[f"{kind} more"] = [result.truncated, sum(counted), reranker.runs_on]
+        scored = list(reranker.loaded.score("web search", [(query, [document]) for query, document in pairs]))
+        by_index = {i: value for part in scored for i, value in zip(part.indices, part.log_odds.tolist(), strict=True)}
+        results[kind] = [by_index[i] for i in sorted(by_index)]
+        results[f"{kind} more"] = [sum(part.truncated for part in scored), len(by_index), reranker.runs_on]
         cancel = threading.Event()
         cancel.set()
         stopped = reranker.read("q", ["a", "b"], cancel=cancel)

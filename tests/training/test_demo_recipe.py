@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qwen3_rag.models.demo import merge_adapter
+from qwen3_rag.models.checkpoints.demo import merge_adapter
 from qwen3_rag.training.demo_corpus import Passage
 from qwen3_rag.training.demo_lists import make_lists
 from qwen3_rag.training.demo_reranker import Encoder, Recipe, base_model, evaluate, train, yes_no_direction

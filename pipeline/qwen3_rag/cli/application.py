@@ -27,6 +27,7 @@ for command in (
     maintenance.optimize, maintenance.verify, maintenance.demo,
 ):  # fmt: skip
     app.command()(command)
+app.command("list")(searching.list_documents)
 app.command("verify-model")(maintenance.verify_model_command)
 app.command("config")(show_settings)
 

@@ -1,13 +1,17 @@
-"""Commands that read a store: search and get."""
+"""Commands that read a store: search, get and list."""
 
+import re
+import sys
 from dataclasses import asdict
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
+from qwen3_rag.arguments import at_least
 from qwen3_rag.cli.common import FAILED, Json, Store, TrustUrls, as_object, print_json, print_notice, readable
 
-__all__ = ["get", "search"]
+__all__ = ["get", "list_documents", "search"]
 
 
 @readable
@@ -63,7 +67,7 @@ def search(
         if results.degraded:
             print_notice(results.degraded)
     elif explain:
-        show_explained(results, mode)
+        show_explained(results)
     else:
         show_results(results)
 
@@ -71,23 +75,60 @@ def search(
 @readable
 def get(
     store: Store,
-    ids: Annotated[list[str], typer.Argument(help="Ids of documents.", show_default=False)],
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of documents; ID:12:5 is five lines from line 12.", show_default=False)
+    ],
+    page: Annotated[int | None, typer.Option(help="Only this page, from 1.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print documents as they were indexed; exit code 1 if one does not exist.
+    """Print documents as they were indexed, or some of their lines; exit code 1 if one does not exist.
 
-    Example: qwen3-rag get my-store report-2019 --json
+    Example: qwen3-rag get my-store docs/report.md:120:20
+    """
+    from qwen3_rag import Pipeline
+
+    missing = False
+    with Pipeline.open(store) as pipeline:
+        for name in ids:
+            document_id, lines = _range(name) if pipeline.get([name]) == [None] else (name, None)
+            (document,) = pipeline.get([document_id])
+            part = pipeline.read_part(document_id, lines=lines, page=page)
+            if document is None or part is None:
+                missing = True
+                print_notice(f"error: there is no document {name!r}")
+            elif as_json:
+                print_json(asdict(document) | {"text": part})
+            else:
+                typer.echo(part)
+    if missing:
+        raise typer.Exit(FAILED)
+
+
+def _range(name: str) -> tuple[str, tuple[int, int] | None]:
+    """An id and the lines that follow it: `ID:from:count`, or `ID:from` for the rest."""
+    match = re.fullmatch(r"(.+?):(\d{1,9})(?::(\d{1,9}))?", name, re.DOTALL)
+    if match is None:
+        return name, None
+    return match[1], (int(match[2]), int(match[3] or sys.maxsize))
+
+
+@readable
+def list_documents(
+    store: Store,
+    prefix: Annotated[str, typer.Argument(help="Only documents whose id starts with this.")] = "",
+    limit: Annotated[int | None, typer.Option(help="Documents to show. [default: all]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the documents of a store in order of their ids.
+
+    Example: qwen3-rag list my-store docs/ --limit 20
     """
     from qwen3_rag import Pipeline
 
     with Pipeline.open(store) as pipeline:
-        documents = pipeline.get(ids)
-    for name, document in zip(ids, documents, strict=True):
-        if document is None:
-            print_notice(f"error: there is no document {name!r}")
-        elif as_json:
-            print_json(asdict(document))
-        else:
-            typer.echo(document.text)
-    if None in documents:
-        raise typer.Exit(FAILED)
+        for entry in islice(pipeline.documents(prefix), limit and at_least(limit, 1, "--limit")):
+            if as_json:
+                print_json(asdict(entry))
+            else:
+                title = f"  {entry.title}" if entry.title else ""
+                typer.echo(f"{entry.id}{title}  ({entry.passages} passage{'s' if entry.passages != 1 else ''})")

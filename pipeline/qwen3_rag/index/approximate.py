@@ -1,7 +1,6 @@
-"""Approximate dense search: FAISS inverted lists over 8-bit codes, rescored with the stored vectors.
+"""Builds approximate dense indexes, and measures their recall.
 
-A checkpoint covers the first rows of the vector file. The number of lists a search visits is the smallest that reaches
-the required recall@100, measured against exact search.
+The number of lists a search visits is the smallest that reaches the required recall@100, against exact search.
 """
 
 import logging
@@ -9,7 +8,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ from numpy.typing import NDArray
 from qwen3_rag.errors import StoreError
 from qwen3_rag.index import bitmap
 from qwen3_rag.index.bitmap import Bitmap
-from qwen3_rag.index.checksums import Checksums, DerivedFileError, digest_of, mapped
-from qwen3_rag.index.exact import RowsAndScores, best, faiss, scan, scores_of
+from qwen3_rag.index.checksums import digest_of
+from qwen3_rag.index.commit import Checkpoint
+from qwen3_rag.index.exact import ExactIndex, faiss
 from qwen3_rag.index.folder import Folder
+from qwen3_rag.index.lists import IvfIndex, Lists
+from qwen3_rag.index.protocols import Float32, VectorIndex
+from qwen3_rag.index.vectors import Rows
 from qwen3_rag.progress import progress
 
-__all__ = ["Approximate", "Checkpoint", "build"]
+__all__ = ["build"]
 
-Int64 = NDArray[np.int64]
-Float32 = NDArray[np.float32]
 CHUNK = 16_384  # rows converted to float32 at a time
 PER_LIST = 40  # training vectors for each list; FAISS recommends at least 39
 MEMORY = 1 << 30  # bytes
@@ -36,105 +37,7 @@ MIN_ROWS = 16  # with fewer, FAISS cannot train lists, and exact search is as fa
 QUERIES = 200  # to measure recall on
 ITERATIONS = 8  # of k-means
 AT = 100  # recall@100
-REFINE = 3  # times k candidates are rescored with their stored vectors
 logger = logging.getLogger("qwen3_rag")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The store's record of an approximate index: its file, the rows it covers, lists visited, measured recall.
-
-    Attributes:
-        file: Name in the store's folder.
-        generation: Generation of the rows.
-        rows: Number of rows covered, from row 0.
-        lists: Number of inverted lists.
-        visited: Number of lists that a search visits.
-        recall: Mean recall@100 over `queries`, against exact search.
-        queries: Number of queries used to measure it.
-        measured_on: "passages" or "queries given".
-        digest: XXH3 of the header and of the lists' digests, which end the file.
-        header: Bytes before the lists.
-        size: Bytes of the file.
-    """
-
-    file: str
-    generation: int
-    rows: int
-    lists: int
-    visited: int
-    recall: float
-    queries: int
-    measured_on: str
-    digest: int
-    header: int
-    size: int
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON, for the store."""
-        return asdict(self)
-
-
-class Approximate:
-    """An open checkpoint, its lists mapped so that processes share them.
-
-    Args:
-        folder: The store's folder.
-        checkpoint: The store's record of it.
-
-    Raises:
-        DerivedFileError: The file is missing or damaged.
-    """
-
-    def __init__(self, folder: Folder | Path, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        folder, name, header, lists = Folder.of(folder), checkpoint.file, checkpoint.header, checkpoint.lists
-        path = folder.path / name
-        self.map = mapped(folder, name, checkpoint.size)
-        raw = self.map.bytes
-        digests = raw[-8 * lists :].view("<u8")
-        # FAISS hangs on a damaged file or returns wrong rows, so everything it reads is checked first.
-        if digest_of(raw[:header], raw[-8 * lists :]) != checkpoint.digest:
-            raise DerivedFileError(path, "does not match its checksum")
-        sizes = raw[header - 8 * lists : header].view("<u8").astype(np.int64)
-        module = faiss()
-        with folder.path_of(name) as link:
-            self.lists = module.read_index(link, module.IO_FLAG_MMAP)
-        self.lists.parallel_mode = 1  # divide the lists of one query among the cores
-        width = self.lists.code_size + 8
-        starts = np.concatenate([[header], header + np.cumsum(sizes * width)])
-        self.checksums = Checksums(path, raw, starts, digests)
-
-    def search(
-        self, vectors: NDArray[Any], query: Float32, k: int, allowed: Bitmap | None, visited: int
-    ) -> RowsAndScores:
-        """Rows and exact scores of about the k best among the rows covered.
-
-        Args:
-            vectors: Mapped rows (n, dimensions), not yet checked: the caller checks the blocks of the rows returned.
-            query: Unit vector (dimensions,).
-            k: Number of rows.
-            allowed: Rows to search; None is all.
-            visited: Number of lists to visit.
-        """
-        rows = self.nearest(query, REFINE * k, allowed, visited)
-        return best([rows], [scores_of(vectors, rows, query)], k)
-
-    def nearest(self, query: Float32, k: int, allowed: Bitmap | None, visited: int) -> Int64:
-        """About the k best rows by their 8-bit codes."""
-        module = faiss()
-        row = np.ascontiguousarray(query, dtype=np.float32)[None]
-        list_scores, lists = self.lists.quantizer.search(row, min(visited, self.checkpoint.lists))
-        self.checksums.check(lists[0][lists[0] >= 0])
-        selector = None if allowed is None else module.IDSelectorBitmap(allowed)
-        parameters = module.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
-        limit = min(k, self.checkpoint.rows)
-        scores, rows = np.empty(limit, dtype=np.float32), np.empty(limit, dtype=np.int64)
-        # FAISS' Python wrapper of this function takes no search parameters.
-        pointers = [module.swig_ptr(x) for x in (row, lists, list_scores, scores, rows)]
-        self.lists.search_preassigned_c(1, pointers[0], limit, *pointers[1:], False, parameters)
-        valid: Int64 = rows[(rows >= 0) & (rows < self.checkpoint.rows)]
-        return valid
 
 
 def build(
@@ -194,7 +97,7 @@ def build(
         digest = digest_of(raw[:header], raw[-8 * lists :])
         draft = Checkpoint(name, generation, rows, lists, lists, 1.0, 0, "", digest, header, len(raw))
         # Measured on the file as read back, so a file that a full disk cut short is not accepted.
-        measurement = measure(Approximate(folder, draft), vectors, live, recall, queries)
+        measurement = measure(Lists(folder, draft), Rows(vectors), live, recall, queries)
     except BaseException as error:
         with suppress(StoreError):
             folder.unlink(name)
@@ -258,28 +161,28 @@ def _write(folder: Folder, name: str, index: Any, vectors: NDArray[Any], stop: t
 
 
 def measure(
-    index: Approximate, vectors: NDArray[Any], live: Bitmap | None, recall: float, queries: Float32 | None
+    lists: Lists, rows: Rows, live: Bitmap | None, recall: float, queries: Float32 | None
 ) -> tuple[int, float, int] | None:
     """Fewest lists to visit for a mean recall@100 of `recall`, the recall reached, and the number of queries.
 
     None if it takes more than half of the lists.
     """
-    rows = len(vectors)
-    if queries is None:
-        queries = _queries(vectors, live)
-    truth = [set(scan(vectors, 0, rows, query, AT, live)[0].tolist()) for query in queries]
+    queries = _queries(rows.values, live) if queries is None else np.asarray(queries, dtype=np.float32)
+    if not len(queries):
+        return None
+    truth = _nearest(ExactIndex(rows), queries, live)
     visited = 1
-    lists = index.checkpoint.lists
-    while visited <= max(1, lists // 2):
-        recalls = [
-            len(nearest.intersection(index.search(vectors, query, AT, live, visited)[0].tolist()))
-            / max(1, len(nearest))
-            for query, nearest in zip(queries, truth, strict=True)
-        ]
-        if np.mean(recalls) >= recall:
-            return visited, float(np.mean(recalls)), len(queries)
+    while visited <= max(1, lists.checkpoint.lists // 2):
+        hits = _nearest(IvfIndex(lists, rows, visited), queries, live)
+        reached = np.mean([len(near & hit) / max(1, len(near)) for near, hit in zip(truth, hits, strict=True)])
+        if reached >= recall:
+            return visited, float(reached), len(queries)
         visited = max(visited + 1, int(visited * 1.3))
     return None
+
+
+def _nearest(index: VectorIndex, queries: Float32, live: Bitmap | None) -> list[set[int]]:
+    return [set(numbers.tolist()) for numbers, _ in index.search(queries, AT, live)]
 
 
 def _queries(vectors: NDArray[Any], live: Bitmap | None) -> Float32:

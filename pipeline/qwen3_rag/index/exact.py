@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import MissingDependencyError
 from qwen3_rag.forking import forget_in_child
+from qwen3_rag.index import bitmap
 from qwen3_rag.index.bitmap import Bitmap
+from qwen3_rag.index.protocols import Float32, Int64, RowsAndScores
+from qwen3_rag.index.vectors import Rows
 
-__all__ = ["RowsAndScores", "best", "faiss", "scan", "scores_of"]
+__all__ = ["ExactIndex", "best", "faiss", "is_narrow", "nothing", "scan", "scores_of"]
 
-Int64 = NDArray[np.int64]
-Float32 = NDArray[np.float32]
-RowsAndScores = tuple[Int64, Float32]  # best first
+NARROW = 0.1  # share of allowed rows below which search is exact
 THREADS = max(1, os.cpu_count() or 1)
 WORTH_A_THREAD = 4 << 20  # vector values to scan for each thread
 
@@ -66,31 +67,61 @@ def _over(vectors: NDArray[Any]) -> Any:
     return index
 
 
-def scan(vectors: NDArray[Any], start: int, stop: int, query: Float32, k: int, allowed: Bitmap | None) -> RowsAndScores:
-    """The k best of the rows from `start` to `stop`.
+class ExactIndex:
+    """Compares queries with every row.
+
+    Args:
+        rows: The rows of a commit.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def search(self, queries: Float32, k: int, allowed: Bitmap | None) -> list[RowsAndScores]:
+        """As `VectorIndex.search`."""
+        count = len(self.rows.values)
+        if allowed is not None and is_narrow(allowed, count):
+            self.rows.check(bitmap.to_rows(allowed))
+        else:
+            self.rows.check_all()
+        return scan(self.rows.values, 0, count, queries, k, allowed)
+
+
+def is_narrow(allowed: Bitmap, rows: int) -> bool:
+    """Whether so few of `rows` rows are allowed that other indexes than the exact one would miss results."""
+    return bitmap.count(allowed) < NARROW * rows
+
+
+def scan(
+    vectors: NDArray[Any], start: int, stop: int, queries: Float32, k: int, allowed: Bitmap | None
+) -> list[RowsAndScores]:
+    """For each query, the k best of the rows from `start` to `stop`.
 
     Args:
         vectors: Mapped, checked rows (n, dimensions).
         start: First row, a multiple of 8.
         stop: Row after the last.
-        query: Unit vector (dimensions,).
+        queries: Unit vectors (queries, dimensions), float32.
         k: Maximum number of rows.
         allowed: Rows to search, out of all n; None is all.
     """
     rows = stop - start
-    if rows <= 0 or k <= 0:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    if rows <= 0 or k <= 0 or not len(queries):
+        return [nothing() for _ in queries]
     parts = min(THREADS, max(1, rows * vectors.shape[1] // WORTH_A_THREAD))
     step = (rows // parts + 8) // 8 * 8 if parts > 1 else rows
     ranges = [(at, min(at + step, stop)) for at in range(start, stop, step)]
-    work = [(vectors, at, end, query, k, allowed) for at, end in ranges]
+    work = [(vectors, at, end, queries, k, allowed) for at, end in ranges]
     results = [_scan_part(*work[0])] if len(work) == 1 else list(_pool().map(lambda w: _scan_part(*w), work))
-    return best([rows for rows, _ in results], [scores for _, scores in results], k)
+    return [
+        best([rows for rows, _ in of_query], [scores for _, scores in of_query], k)
+        for of_query in zip(*results, strict=True)
+    ]
 
 
 def _scan_part(
-    vectors: NDArray[Any], start: int, stop: int, query: Float32, k: int, allowed: Bitmap | None
-) -> RowsAndScores:
+    vectors: NDArray[Any], start: int, stop: int, queries: Float32, k: int, allowed: Bitmap | None
+) -> list[RowsAndScores]:
     module = faiss()
     index = _over(vectors[start:stop])
     parameters = None
@@ -99,10 +130,14 @@ def _scan_part(
         allowed_part = np.ascontiguousarray(allowed[start // 8 : (stop + 7) // 8])
         selector = module.IDSelectorBitmap(allowed_part)
         parameters = module.SearchParameters(sel=selector)
-    row = np.ascontiguousarray(query, dtype=np.float32)[None]
-    scores, rows = index.search(row, min(k, stop - start), params=parameters)
-    valid = rows[0] >= 0
-    return rows[0][valid] + start, scores[0][valid]
+    scores, rows = index.search(np.ascontiguousarray(queries), min(k, stop - start), params=parameters)
+    valid = rows >= 0
+    return [(rows[i][valid[i]] + start, scores[i][valid[i]]) for i in range(len(queries))]
+
+
+def nothing() -> RowsAndScores:
+    """No rows."""
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
 
 
 def best(rows: list[Int64], scores: list[Float32], k: int) -> RowsAndScores:
@@ -114,4 +149,4 @@ def best(rows: list[Int64], scores: list[Float32], k: int) -> RowsAndScores:
 
 def scores_of(vectors: NDArray[Any], rows: Int64, query: Float32) -> Float32:
     """Inner products of `rows` with a query, float32 (rows,)."""
-    return (vectors[rows].astype(np.float32) @ np.asarray(query, dtype=np.float32)).astype(np.float32)
+    return (vectors[rows].astype(np.float32) @ query).astype(np.float32)

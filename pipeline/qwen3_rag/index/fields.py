@@ -14,6 +14,7 @@ from qwen3_rag.errors import FilterError
 from qwen3_rag.forking import Forked
 from qwen3_rag.index import bitmap
 from qwen3_rag.index.bitmap import Bitmap
+from qwen3_rag.index.commit import Commit
 from qwen3_rag.index.database import Database
 from qwen3_rag.index.filters import KINDS, Condition, Parsed, field_rows, parse_filter, typed
 
@@ -98,21 +99,21 @@ class Fields(Forked):
             [row[:5] for row in self.rows_of(metadata, first, passages)],
         )
 
-    def allowed(self, filter: Mapping[str, Any], commit: int, generation: int, rows: int) -> Bitmap:
-        """Passages, among the snapshot's `rows`, whose document meets a filter; may include removed passages.
+    def allowed(self, filter: Mapping[str, Any], commit: Commit) -> Bitmap:
+        """Passages of the snapshot's commit whose document meets a filter; may include removed passages.
 
         Raises:
             FilterError: The filter is invalid, or orders a field that has both numbers and texts.
         """
-        parsed = parse_filter(filter)
-        return self._evaluate(parsed, commit, generation, rows)
+        return self._evaluate(parse_filter(filter), commit)
 
-    def _evaluate(self, parsed: Parsed | Condition, commit: int, generation: int, rows: int) -> Bitmap:
+    def _evaluate(self, parsed: Parsed | Condition, commit: Commit) -> Bitmap:
+        rows = commit.rows
         if isinstance(parsed, Condition):
             if self.declared is not None and parsed.field not in self.declared:
                 return self._scan(parsed, rows)
-            return self._condition(parsed, commit, generation, rows)
-        parts = [self._evaluate(part, commit, generation, rows) for part in parsed.parts]
+            return self._condition(parsed, commit)
+        parts = [self._evaluate(part, commit) for part in parsed.parts]
         if parsed.operator == "not":
             return bitmap.resized(~parts[0], rows)
         result = bitmap.full(rows) if parsed.operator == "and" else bitmap.empty(rows)
@@ -120,23 +121,23 @@ class Fields(Forked):
             result = result & part if parsed.operator == "and" else result | part
         return result
 
-    def _condition(self, condition: Condition, commit: int, generation: int, rows: int) -> Bitmap:
-        key = (generation, condition)
+    def _condition(self, condition: Condition, commit: Commit) -> Bitmap:
+        key, rows = (commit.generation, condition), commit.rows
         with self._lock:
             cached = self._cache.get(key)
-        if cached is not None and cached.commit == commit:
+        if cached is not None and cached.commit == commit.number:
             with self._lock:
                 self._cache.move_to_end(key)
             return cached.allowed
-        if cached is not None and cached.commit < commit:
+        if cached is not None and cached.commit < commit.number:
             # Passages removed since are excluded from every search anyway; added ones have higher rows.
             added = self._look_up(condition, cached.rows, rows)
             allowed = bitmap.resized(cached.allowed, rows) | added
         else:
             allowed = self._look_up(condition, 0, rows)
         with self._lock:
-            if cached is None or cached.commit < commit:
-                self._cache[key] = _CachedSet(commit, rows, allowed)
+            if cached is None or cached.commit < commit.number:
+                self._cache[key] = _CachedSet(commit.number, rows, allowed)
                 self._cache.move_to_end(key)
             while sum(len(x.allowed) for x in self._cache.values()) > CACHE and len(self._cache) > 1:
                 self._cache.popitem(last=False)

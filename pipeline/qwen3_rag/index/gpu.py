@@ -4,22 +4,29 @@ GPU indexes cannot remove rows and silently ignore a filter. So a search fetches
 not allowed; if too few remain, the search runs on the CPU. A resource object serves one thread at a time.
 """
 
+import logging
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen3_rag.forking import Forked
 from qwen3_rag.index import bitmap
 from qwen3_rag.index.bitmap import Bitmap
-from qwen3_rag.index.exact import RowsAndScores, faiss
+from qwen3_rag.index.commit import Checkpoint
+from qwen3_rag.index.exact import faiss, nothing
+from qwen3_rag.index.lists import Lists
+from qwen3_rag.index.protocols import Float32, Int64, RowsAndScores
+from qwen3_rag.index.vectors import Rows
 
-__all__ = ["GpuLists", "GpuRows", "search_device"]
+__all__ = ["GpuIndex", "GpuLists", "GpuRows", "Gpus", "search_device"]
 
 MAX_K = 2048  # FAISS' limit on the GPU
 TEMPORARY = 256 << 20  # bytes; FAISS' default of 1.5 GiB would take memory that the models need
 CHUNK = 65_536  # rows copied at a time
-Float32 = NDArray[np.float32]
+logger = logging.getLogger("qwen3_rag")
 
 
 def search_device() -> str:
@@ -72,37 +79,50 @@ class GpuRows:
                 self._ranges[gpu].append((self.rows, len(part)))
                 self.rows += len(part)
 
-    def search(self, query: Float32, k: int, allowed: Bitmap | None, rows: int) -> RowsAndScores | None:
-        """The k best of the first `rows` rows, or None if the search needs the CPU.
+    def search(self, queries: Float32, k: int, allowed: Bitmap | None, rows: int) -> list[RowsAndScores]:
+        """For each query, the k best of the first `rows` rows; fewer if the search needs the CPU.
 
         Args:
-            query: Unit vector (dimensions,).
+            queries: Unit vectors (n, dimensions), float32.
             k: Number of rows.
             allowed: Rows to search; None is all.
             rows: Rows of the commit; the GPU may already hold more.
         """
         limit = k if allowed is None and rows == self.rows else min(4 * k + 64, self.rows)
         if limit > MAX_K:
-            return None
-        row = np.ascontiguousarray(query, dtype=np.float32)[None]
-        shard_rows, shard_scores = [], []
+            return [nothing() for _ in queries]
+        by_shard: list[tuple[Int64, Float32]] = []
         with self._lock:
             for shard, ranges in zip(self._shards, self._ranges, strict=True):
-                if not ranges:
-                    continue
-                scores, positions = shard.search(row, min(limit, shard.ntotal))
-                valid = positions[0] >= 0
-                shard_rows.append(_store_rows(positions[0][valid], ranges))
-                shard_scores.append(scores[0][valid])
-        numbers, scores = np.concatenate(shard_rows), np.concatenate(shard_scores)
-        order = np.lexsort((numbers, -scores))[:limit]
-        numbers, scores = numbers[order], scores[order]
-        passing = numbers < rows
-        if allowed is not None:
-            passing &= bitmap.contains(allowed, np.minimum(numbers, rows - 1))
-        if passing.sum() < k and limit < self.rows:
-            return None
-        return numbers[passing][:k], scores[passing][:k]
+                if ranges:
+                    scores, positions = shard.search(queries, min(limit, shard.ntotal))
+                    by_shard.append((_store_rows(positions, ranges), scores))
+        numbers = np.concatenate([found for found, _ in by_shard], axis=1)
+        scores = np.concatenate([scores for _, scores in by_shard], axis=1)
+        return [_passing(*result, k, limit, allowed, rows) for result in zip(numbers, scores, strict=True)]
+
+
+def _passing(numbers: Int64, scores: Float32, k: int, limit: int, allowed: Bitmap | None, rows: int) -> RowsAndScores:
+    """The k best of one query's results that are allowed and among the first `rows` rows."""
+    numbers, scores = numbers[numbers >= 0], scores[numbers >= 0]
+    order = np.lexsort((numbers, -scores))[:limit]
+    numbers, scores = numbers[order], scores[order]
+    passing = numbers < rows
+    if allowed is not None:
+        passing &= bitmap.contains(allowed, np.minimum(numbers, rows - 1))
+    return numbers[passing][:k], scores[passing][:k]
+
+
+@dataclass(frozen=True)
+class GpuIndex:
+    """The rows on the GPUs as of one commit, which has the first `rows` of them."""
+
+    gpu_rows: GpuRows
+    rows: int
+
+    def search(self, queries: Float32, k: int, allowed: Bitmap | None) -> list[RowsAndScores]:
+        """As `VectorIndex.search`."""
+        return self.gpu_rows.search(queries, k, allowed, self.rows)
 
 
 class GpuLists:
@@ -123,33 +143,85 @@ class GpuLists:
         options.indicesOptions = module.INDICES_64_BIT
         self._index = module.index_cpu_to_gpu_multiple_py(self._resources, index, options)
 
-    def nearest(self, query: Float32, k: int, allowed: Bitmap | None, visited: int) -> NDArray[np.int64] | None:
-        """About the k best rows by their 8-bit codes, or None if the search needs the CPU.
-
-        Args:
-            query: Unit vector (dimensions,).
-            k: Number of rows.
-            allowed: Rows to search; None is all.
-            visited: Number of lists to visit.
-        """
+    def nearest(self, queries: Float32, k: int, allowed: Bitmap | None, visited: int) -> list[Int64]:
+        """As `CodeIndex.nearest`."""
         limit = min(k if allowed is None else 4 * k + 64, self.rows)
         visited = min(visited, self._lists)
         if limit > MAX_K or visited > MAX_K:
-            return None
-        row = np.ascontiguousarray(query, dtype=np.float32)[None]
+            return [np.empty(0, dtype=np.int64) for _ in queries]
         with self._lock:
-            _, numbers = self._index.search(row, limit, params=faiss().SearchParametersIVF(nprobe=visited))
-        rows: NDArray[np.int64] = numbers[0][(numbers[0] >= 0) & (numbers[0] < self.rows)]
+            _, numbers = self._index.search(queries, limit, params=faiss().SearchParametersIVF(nprobe=visited))
+        return [self._allowed(row[(row >= 0) & (row < self.rows)], k, allowed) for row in numbers]
+
+    @staticmethod
+    def _allowed(rows: Int64, k: int, allowed: Bitmap | None) -> Int64:
         if allowed is None:
             return rows
         rows = rows[bitmap.contains(allowed, rows)][:k]
-        return rows if len(rows) == k else None
+        return rows if len(rows) == k else rows[:0]
 
 
-def _store_rows(positions: NDArray[np.int64], ranges: list[tuple[int, int]]) -> NDArray[np.int64]:
-    """The store's rows for positions in one GPU's index."""
+class Gpus(Forked):
+    """What a process keeps on its GPUs for one store. Thread-safe.
+
+    Attributes:
+        device: "gpu", or "cpu" without GPUs and once they have failed.
+    """
+
+    def __init__(self) -> None:
+        self.device = search_device()
+        self._rows: GpuRows | None = None
+        self._lists: tuple[Checkpoint, GpuLists] | None = None
+        self._lock = threading.Lock()
+        super().__init__()
+
+    def after_fork_in_child(self) -> None:
+        """Start with a new lock; GPU memory belongs to the parent."""
+        self._lock = threading.Lock()
+        if self._rows is not None or self._lists is not None:
+            self.device, self._rows, self._lists = "cpu", None, None
+            logger.warning("the index on the GPU does not survive a fork; searching on the CPU")
+
+    def rows(self, rows: Rows, generation: int) -> GpuIndex | None:
+        """An index of a commit's rows, after copying the new ones to the GPUs; None if that fails."""
+        count, dimensions = rows.values.shape
+        with self._lock:
+            try:
+                if self._rows is None or self._rows.generation != generation:
+                    self._rows = None  # free its memory first
+                    self._rows = GpuRows(dimensions, generation)
+                if self._rows.rows < count:
+                    rows.check_range(self._rows.rows, count)
+                    self._rows.add(rows.values[self._rows.rows :])
+                return GpuIndex(self._rows, count)
+            except RuntimeError as error:
+                self._leave(error)
+                return None
+
+    def lists(self, lists: Lists) -> GpuLists | None:
+        """A copy of inverted lists on the GPUs; None without GPUs, or if that fails."""
+        if self.device != "gpu":
+            return None
+        with self._lock:
+            if self._lists is None or self._lists[0] != lists.checkpoint:
+                self._lists = None  # free its memory first
+                try:
+                    self._lists = lists.checkpoint, GpuLists(lists.index, lists.checkpoint.rows)
+                except RuntimeError as error:
+                    self._leave(error)
+                    return None
+            return self._lists[1]
+
+    def _leave(self, error: RuntimeError) -> None:
+        self.device = "cpu"
+        self._rows = self._lists = None
+        logger.warning("the index cannot be loaded onto the GPU; searching on the CPU: %s", str(error).splitlines()[0])
+
+
+def _store_rows(positions: Int64, ranges: list[tuple[int, int]]) -> Int64:
+    """The store's rows for positions in one GPU's index; -1 stays -1."""
     firsts, lengths = np.array(ranges, dtype=np.int64).T
     starts = np.cumsum(lengths) - lengths
-    containing = np.searchsorted(starts, positions, side="right") - 1
-    numbers: NDArray[np.int64] = positions - starts[containing] + firsts[containing]
+    containing = np.maximum(np.searchsorted(starts, positions, side="right") - 1, 0)
+    numbers: Int64 = np.where(positions < 0, -1, positions - starts[containing] + firsts[containing])
     return numbers

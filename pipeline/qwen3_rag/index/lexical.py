@@ -4,35 +4,23 @@ import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.index.bitmap import Bitmap
-from qwen3_rag.index.exact import RowsAndScores, best
-from qwen3_rag.index.segments import Postings, hash_of
+from qwen3_rag.index.exact import best
+from qwen3_rag.index.protocols import Norm, Part, Postings, RowsAndScores
+from qwen3_rag.index.segments import hash_of
 from qwen3_rag.index.text import query_terms, terms_of
 
-__all__ = ["Part", "Tail", "search"]
+__all__ = ["Bm25", "Tail"]
 
 MANY = 4096  # postings of a term; with more, it pays to score only rows that can still be among the best
 BLOCK_SIZE = 1 << 16  # postings that the tail collects before it sorts them into a block
 MAX_MERGED = 1 << 21  # postings; larger blocks are not merged, so that no search waits long for a merge
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
-
-
-class Part(Protocol):
-    """A range of passages to search: a segment or the tail."""
-
-    first: int
-
-    @property
-    def lengths(self) -> NDArray[np.uint32]:
-        """Number of terms of each row."""
-
-    def postings(self, term: int) -> Postings:
-        """Rows with a term, counted from `first`, and the term's frequency in each."""
 
 
 class Block(NamedTuple):
@@ -85,10 +73,14 @@ class Tail:
 
     Postings are stored in a few sorted blocks, 6 bytes for each posting and 12 for each term. Blocks and lengths are
     replaced, never modified, so searches can read them while passages are added.
+
+    Attributes:
+        norm: Kept here by the search; None until the first one.
     """
 
     def __init__(self, first: int) -> None:
         self.first = first
+        self.norm: Norm | None = None
         self.lengths: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
         self._blocks: tuple[Block, ...] = ()
         self._lock = threading.Lock()
@@ -137,36 +129,40 @@ class Tail:
         return np.concatenate([rows for rows, _ in postings]), np.concatenate([times for _, times in postings])
 
 
-def search(parts: Sequence[Part], query: str, k: int, rows: int, allowed: Bitmap | None, live: int) -> RowsAndScores:
-    """The k passages with the highest BM25 score, of those with at least one of the query's terms.
+class Bm25:
+    """Ranks the passages of one commit by BM25.
 
     Args:
         parts: Segments and tail.
-        query: Text, in any script.
-        k: Maximum number of passages.
         rows: Rows of the commit; rows that a part has beyond them are ignored.
-        allowed: Rows to search; None is all.
         live: Number of passages that were not removed.
     """
-    lengths = [part.lengths[: max(0, rows - part.first)] for part in parts]
-    total = sum(len(x) for x in lengths)
-    mean = max(1.0, sum(int(x.sum(dtype=np.int64)) for x in lengths) / max(1, total))
-    by_term = [
-        [_below(part.postings(hash_of(term)), len(length)) for part, length in zip(parts, lengths, strict=True)]
-        for term in query_terms(query)
-    ]
-    # Postings include removed passages until `optimize`, so the document frequency is capped at `live`.
-    frequencies = [min(sum(len(where) for where, _ in postings), live) for postings in by_term]
-    rarest = sorted(range(len(by_term)), key=frequencies.__getitem__)
-    weights = [(K1 + 1) * float(np.log1p((live - frequencies[i] + 0.5) / (frequencies[i] + 0.5))) for i in rarest]
-    best_rows, best_scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
-    for number, (part, length) in enumerate(zip(parts, lengths, strict=True)):
-        flags = None if allowed is None else _flags(allowed, part.first, len(length))
-        postings = [by_term[i][number] for i in rarest]
-        part_rows, part_scores = _scored(postings, weights, _norm(part, length, mean), k, flags)
-        best_rows.append(part_rows.astype(np.int64) + part.first)
-        best_scores.append(part_scores)
-    return best(best_rows, best_scores, k)
+
+    def __init__(self, parts: Sequence[Part], rows: int, live: int) -> None:
+        self.parts, self.rows, self.live = parts, rows, live
+
+    def search(self, query: str, k: int, allowed: Bitmap | None) -> RowsAndScores:
+        """As `TextIndex.search`: the best of the passages with at least one of the query's terms."""
+        parts, live = self.parts, self.live
+        lengths = [part.lengths[: max(0, self.rows - part.first)] for part in parts]
+        total = sum(len(x) for x in lengths)
+        mean = max(1.0, sum(int(x.sum(dtype=np.int64)) for x in lengths) / max(1, total))
+        by_term = [
+            [_below(part.postings(hash_of(term)), len(length)) for part, length in zip(parts, lengths, strict=True)]
+            for term in query_terms(query)
+        ]
+        # Postings include removed passages until `optimize`, so the document frequency is capped at `live`.
+        frequencies = [min(sum(len(where) for where, _ in postings), live) for postings in by_term]
+        rarest = sorted(range(len(by_term)), key=frequencies.__getitem__)
+        weights = [(K1 + 1) * float(np.log1p((live - frequencies[i] + 0.5) / (frequencies[i] + 0.5))) for i in rarest]
+        best_rows, best_scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
+        for number, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+            flags = None if allowed is None else _flags(allowed, part.first, len(length))
+            postings = [by_term[i][number] for i in rarest]
+            part_rows, part_scores = _scored(postings, weights, _norm(part, length, mean), k, flags)
+            best_rows.append(part_rows.astype(np.int64) + part.first)
+            best_scores.append(part_scores)
+        return best(best_rows, best_scores, k)
 
 
 def _below(postings: Postings, count: int) -> Postings:
@@ -244,14 +240,12 @@ def _still_competitive(
 
 
 def _norm(part: Part, lengths: NDArray[np.uint32], mean: float) -> NDArray[np.float32]:
-    """BM25's K1 · (1 − B + B · length / mean), cached on the part while mean and length count stay the same."""
-    cached: Any = getattr(part, "_cached_norm", None)
-    if cached is None or cached[0] != (mean, len(lengths)):
+    """BM25's K1 · (1 − B + B · length / mean), kept by the part while mean and length count stay the same."""
+    norm = part.norm
+    if norm is None or norm.mean != mean or len(norm.values) != len(lengths):
         values = (K1 * (1 - B) + K1 * B / mean * lengths.astype(np.float32)).astype(np.float32)
-        cached = ((mean, len(lengths)), values)
-        part._cached_norm = cached  # type: ignore[attr-defined]
-    norm: NDArray[np.float32] = cached[1]
-    return norm
+        norm = part.norm = Norm(mean, values)
+    return norm.values
 
 
 def _flags(allowed: Bitmap, first: int, count: int) -> NDArray[np.bool_]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import IndexCorruptedError
 from qwen3_rag.index.database import FILE, Database, Run
-from qwen3_rag.records import Document, titled
+from qwen3_rag.index.schema import PAGES
+from qwen3_rag.records import Document, Entry, passage_text
 
 __all__ = ["Passage", "PassageRow", "Texts"]
 
@@ -19,6 +21,11 @@ SLICE = 500  # values bound to one statement
 BLOCK = 65_536  # characters
 Float32 = NDArray[np.float32]
 encoded = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _digest(text: str) -> int:
+    """A text's XXH3 as SQLite stores it, with a sign."""
+    return int(xxhash.xxh3_64_intdigest(text.encode())) - (1 << 63)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Passage:
 
     def searched(self, titles: bool) -> str:
         """The text that is embedded, reranked and indexed: with `titles`, title and headings come first."""
-        return titled(self.title, self.text, self.heading) if titles else self.text
+        return passage_text(self.text, self.title, self.heading, titles)
 
 
 class Texts:
@@ -99,6 +106,44 @@ class Texts:
         if blocks:
             many("INSERT INTO blocks_of_text VALUES (?, ?, ?)", blocks)
         many("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def insert_pages(self, documents: Sequence[Document], pages: Mapping[str, Sequence[int]]) -> None:
+        """Record where the pages of documents start, by document id; offsets of their first characters."""
+        rows = [
+            (document.id, _digest(document.text), np.array(pages[document.id], dtype="<u4").tobytes())
+            for document in documents
+            if pages.get(document.id)
+        ]
+        if rows:
+            self._run(PAGES)
+            self.database.many("INSERT OR REPLACE INTO pages VALUES (?, ?, ?)", rows)
+
+    def remove_pages(self, ids: Sequence[str]) -> None:
+        """Forget where the pages of documents start."""
+        if self._has_pages():
+            self.database.many("DELETE FROM pages WHERE id = ?", [(name,) for name in ids])
+
+    def pages(self, document: Document) -> tuple[int, ...]:
+        """Offsets at which a document's pages start; none if it has no pages."""
+        with self.snapshot():
+            if not self._has_pages():
+                return ()
+            row = self._run("SELECT digest, starts FROM pages WHERE id = ?", (document.id,)).fetchone()
+        known = row is not None and row[0] == _digest(document.text)
+        return tuple(np.frombuffer(row[1], dtype="<u4").tolist()) if known else ()
+
+    def _has_pages(self) -> bool:
+        return bool(self._run("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'pages')").get)
+
+    def entries(self, prefix: str, after: str | None, limit: int) -> list[Entry]:
+        """Documents whose ids start with `prefix`, in order of their ids, from the first after `after`."""
+        sql = (
+            "SELECT id, title, source, passages FROM documents "
+            "WHERE id >= ? AND substr(id, 1, ?) = ? AND (? IS NULL OR id > ?) ORDER BY id LIMIT ?"
+        )
+        with self.snapshot():
+            rows = self._run(sql, (max(prefix, after or ""), len(prefix), prefix, after, after, limit)).fetchall()
+        return [Entry(*row) for row in rows]
 
     def select_in(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
         """Rows of a query whose `{}` stands for many bound values, run for a slice of them at a time."""
@@ -159,7 +204,7 @@ class Texts:
                     raise IndexCorruptedError(f"{self.database.folder / FILE}: passage {number} has no document")
                 current, (title, text) = document, row
             passage = self._slice(document, start, end, text)
-            yield number, titled(title, passage, heading) if self.titles else passage
+            yield number, passage_text(passage, title, heading, self.titles)
 
     def widened(self, passage: Passage, neighbours: int) -> tuple[int, int, str]:
         """Start, end and text of a passage together with up to `neighbours` passages on either side of it."""

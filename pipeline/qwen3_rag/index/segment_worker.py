@@ -4,10 +4,12 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from qwen3_rag.index.commit import SegmentName
 from qwen3_rag.index.folder import Folder
-from qwen3_rag.index.segments import SegmentName, write_segment
+from qwen3_rag.index.segments import write_segment
 from qwen3_rag.index.store import Store
 
 __all__ = ["write_in_process"]
@@ -37,13 +39,12 @@ def main() -> int:
     store = Store.open(folder)
     if identity not in (b"", store.files.identity):
         return STALE
-    with store.snapshot():
-        state = store.state()
-        if state.generation != generation or state.rows < first + rows:
+    with store.snapshot() as commit:
+        if commit.generation != generation or commit.rows < first + rows:
             return STALE
         name = write_segment(store.files, generation, first, rows, store.searched(first, first + rows))
     store.close()
-    sys.stdout.write(json.dumps(name.describe()))
+    sys.stdout.write(json.dumps(asdict(name)))
     return 0
 
 

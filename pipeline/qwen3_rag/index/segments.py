@@ -9,7 +9,6 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import StoreError
 from qwen3_rag.index.checksums import Checksums, DerivedFileError, digest_of, digests_of, mapped
+from qwen3_rag.index.commit import SegmentName
 from qwen3_rag.index.folder import Folder
+from qwen3_rag.index.protocols import Norm, Postings
 from qwen3_rag.index.text import terms_of_word, words_of
 
-__all__ = ["MAX_ROWS", "Postings", "Segment", "SegmentName", "hash_of", "merge", "write_segment"]
+__all__ = ["MAX_ROWS", "Segment", "hash_of", "merge", "write_segment"]
 
 MAGIC = b"qwen3-rag words 2\n"
 ALIGNED = 64
@@ -32,31 +33,7 @@ WORDS = 4 << 20  # counted in memory at a time
 BLOCK = 1 << 16  # bytes of postings with one digest
 SLICES = 64  # of the range of hashes; a merge holds one in memory at a time
 Int64 = NDArray[np.int64]
-Postings = tuple[NDArray[np.uint32], NDArray[np.uint16]]
 COLUMNS = (("terms", "<u8"), ("starts", "<u8"), ("lengths", "<u4"), ("rows", "<u4"), ("times", "<u2"))
-
-
-@dataclass(frozen=True)
-class SegmentName:
-    """The store's record of a segment.
-
-    Attributes:
-        file: Name in the store's folder.
-        first: First row it covers.
-        rows: Number of rows it covers.
-        size: Bytes of the file.
-        digest: XXH3 of the bytes before the postings and of the postings' digests, which end the file.
-    """
-
-    file: str
-    first: int
-    rows: int
-    size: int
-    digest: int
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON, for the store."""
-        return asdict(self)
 
 
 def hash_of(term: str) -> int:
@@ -67,12 +44,16 @@ def hash_of(term: str) -> int:
 class Segment:
     """An open segment.
 
+    Attributes:
+        norm: Kept here by the search; None until the first one.
+
     Raises:
         DerivedFileError: The file is missing or damaged.
     """
 
     def __init__(self, folder: Folder | Path, name: SegmentName) -> None:
         self.name, self.first = name, name.first
+        self.norm: Norm | None = None
         folder = Folder.of(folder)
         path = folder.path / name.file
         self.map = mapped(folder, name.file, name.size)

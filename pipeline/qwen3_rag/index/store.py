@@ -6,7 +6,7 @@ derived from both and can be deleted at any time.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,44 +19,22 @@ from qwen3_rag.arguments import NOTHING
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
 from qwen3_rag.index import bitmap
 from qwen3_rag.index.bitmap import Bitmap
-from qwen3_rag.index.database import FILE, Database, Run
+from qwen3_rag.index.commit import Commit
+from qwen3_rag.index.compaction import SegmentWriter, compact
+from qwen3_rag.index.consistency import inconsistencies
+from qwen3_rag.index.database import FILE, Database, Run, Transaction
 from qwen3_rag.index.fields import Fields
+from qwen3_rag.index.opening import check_free, create_database, open_database
 from qwen3_rag.index.passages import Passage, PassageRow, Texts
 from qwen3_rag.index.sources import SourceRow, Sources
-from qwen3_rag.index.vectors import DTYPES, ROWS, VectorFile
+from qwen3_rag.index.vectors import DTYPES, Rows, VectorFile, as_rows
 from qwen3_rag.records import Document
 
-__all__ = ["Passage", "PassageRow", "State", "Store"]
+__all__ = ["Passage", "PassageRow", "Store"]
 
 GROUP = 1024  # documents inserted at a time
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class State:
-    """Numbers that describe a commit.
-
-    Attributes:
-        commit: Number of the commit.
-        generation: Generation of the passage numbers; `optimize` starts a new one.
-        rows: Passage numbers in use, including removed passages.
-        removed: Number of removed passages.
-        last_removal: Number of the last entry in the table of removals.
-        documents: Number of documents.
-    """
-
-    commit: int
-    generation: int
-    rows: int
-    removed: int
-    last_removal: int
-    documents: int
-
-    @property
-    def live(self) -> int:
-        """Number of passages that are not removed."""
-        return self.rows - self.removed
 
 
 class Store:
@@ -70,6 +48,7 @@ class Store:
         self.database, self.folder, self.files = database, database.folder, database.files
         self.snapshot, self.meta, self.set_meta = database.snapshot, database.meta, database.set_meta
         self.transaction, self.close = database.transaction, database.close
+        self.shrink, self.require_writable = database.shrink, database.require_writable
         with self.snapshot():
             keys = ("dimensions", "vectors", "fields", "titles")
             dimensions, dtype, declared, titles = (self.meta(key) for key in keys)
@@ -80,8 +59,14 @@ class Store:
         self._texts = Texts(database, self.titles)
         self.get, self.passages = self._texts.get, self._texts.passages
         self.searched, self.widened = self._texts.searched, self._texts.widened
+        self.pages, self.entries = self._texts.pages, self._texts.entries
         self.sources = Sources(database)
         self._file: VectorFile | None = None
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raise StoreExistsError unless the folder is empty or does not exist."""
+        check_free(folder)
 
     @classmethod
     def create(
@@ -94,7 +79,7 @@ class Store:
         fields: Sequence[str] | None = None,
         titles: bool = True,
     ) -> "Store":
-        """Create a store in a folder that is empty or does not exist yet. Raises as `Database.create` does.
+        """Create a store in a folder that is empty or does not exist yet. Raises as `create_database` does.
 
         Args:
             folder: The folder.
@@ -106,12 +91,12 @@ class Store:
         """
         layout = {"dimensions": dimensions, "vectors": vectors, "fields": None if fields is None else list(fields)}
         layout["titles"] = titles
-        return cls(Database.create(folder, {**meta, **layout}))
+        return cls(create_database(folder, {**meta, **layout}))
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Open the store in a folder. Raises as `Database.open` does."""
-        return cls(Database.open(folder))
+        """Open the store in a folder. Raises as `open_database` does."""
+        return cls(open_database(folder))
 
     @property
     def _run(self) -> Run:
@@ -123,21 +108,27 @@ class Store:
         with self.snapshot():
             return self.database.format
 
-    def state(self) -> State:
-        """State of the snapshot's commit, or outside a snapshot of the last commit."""
-        keys = ("commit", "generation", "rows", "removed", "documents")
-        with self.snapshot():
-            values = dict(self._run("SELECT key, value FROM meta WHERE key IN (?, ?, ?, ?, ?)", keys).fetchall())
-            last = self._run("SELECT max(number) FROM removed").get
-        commit, generation, rows, removed, documents = (int(values[key]) for key in keys)
-        return State(commit, generation, rows, removed, last or 0, documents)
+    def last_commit(self) -> Commit:
+        """The snapshot's commit, or outside a snapshot the last one."""
+        with self.snapshot() as commit:
+            return commit
 
-    def file(self, generation: int) -> VectorFile:
+    def _file_of(self, generation: int) -> VectorFile:
         """The vector file of a generation."""
         file = self._file
         if file is None or file.generation != generation:
             file = self._file = VectorFile(self.files, generation, self.dimensions, self.dtype)
         return file
+
+    def rows(self, commit: Commit) -> Rows:
+        """The rows of the snapshot's commit, mapped; checking them needs that snapshot.
+
+        Raises:
+            IndexCorruptedError: The file of vectors is missing or too short.
+        """
+        file = self._file_of(commit.generation)
+        vectors, file_map = file.map(commit.rows)
+        return Rows(vectors, file_map, lambda blocks: file.check(vectors, blocks, self._run))
 
     def write(
         self,
@@ -145,6 +136,7 @@ class Store:
         remove: Iterable[str] = (),
         *,
         origins: Mapping[str, str] = NOTHING,
+        pages: Mapping[str, Sequence[int]] = NOTHING,
         read: Sequence[SourceRow] = (),
         forget: Sequence[str] = (),
     ) -> int:
@@ -154,6 +146,7 @@ class Store:
             documents: The documents with their passages.
             remove: Ids of documents to remove; unknown ids are ignored.
             origins: Path of the file a document came from, by id; may include documents already in the store.
+            pages: Offsets at which a document's pages start, by id.
             read: Files that this commit completes.
             forget: Paths of files that no longer exist.
 
@@ -162,43 +155,30 @@ class Store:
             StoreLockedError: Another writer has locked the store.
             StoreError: The disk is full or fails; nothing is written.
         """
-        with self.transaction():
+        with self.transaction() as transaction:
             self.fields.begin()
-            before = self.state()
+            before = transaction.commit
             numbers = self.sources.numbers(origins.values())
             files = {name: numbers[path] for name, path in origins.items()}
-            row, documents_now = before.rows, before.documents - self._remove(remove)
-            with self.file(before.generation).appending(row, self.database) as append:
+            row, documents_now = before.rows, before.documents - self._remove(transaction, remove)
+            with self._file_of(before.generation).appending(row, self.database) as append:
                 remaining = iter(documents)
                 while group := list(islice(remaining, GROUP)):
                     ids = [document.id for document, _ in group]
                     if len(set(ids)) < len(ids):
                         raise InvalidArgumentError("two of the documents have the same id; expected each id once")
-                    documents_now += len(group) - self._remove(ids)
+                    documents_now += len(group) - self._remove(transaction, ids)
                     self._insert(group, row, files)
+                    self._texts.insert_pages([document for document, _ in group], pages)
                     vectors = [passage.vector for _, passages in group for passage in passages]
                     if vectors:
-                        append(self._checked(vectors))
+                        append(as_rows(vectors, self.dimensions, self.dtype))
                     row += len(vectors)
             self.sources.adopt(files)
             self.sources.finish(read)
             self.sources.forget(forget)
-            self.database.put("rows", row)
-            self.database.put("documents", documents_now)
-        return before.commit
-
-    def _checked(self, vectors: Sequence[Float32]) -> NDArray[Any]:
-        try:
-            rows = np.asarray(vectors)
-            with np.errstate(over="ignore"):
-                converted = rows.astype(self.dtype)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"the vectors are not rows of numbers of one length: {error}") from None
-        if rows.ndim != 2 or rows.shape[1] != self.dimensions:
-            raise InvalidArgumentError(f"a vector has shape {rows.shape[1:]}; expected ({self.dimensions},)")
-        if not _finite(converted):
-            raise InvalidArgumentError(f"a vector has NaN or infinity as {self.dtype}; expected finite numbers")
-        return converted
+            transaction.commit = replace(transaction.commit, rows=row, documents=documents_now)
+        return before.number
 
     def _insert(
         self, group: Sequence[tuple[Document, Sequence[PassageRow]]], row: int, files: Mapping[str, int]
@@ -214,10 +194,13 @@ class Store:
             written = [(passage.digest,) for _, passages in group for passage in passages]
             self.database.many("DELETE FROM staged WHERE digest = ?", written)
 
-    def _remove(self, ids: Iterable[str]) -> int:
+    def _remove(self, transaction: Transaction, ids: Iterable[str]) -> int:
         """Remove documents, within a transaction; returns how many existed."""
         sql = "SELECT number, first, passages, metadata FROM documents WHERE id IN ({})"
-        rows = list(self._texts.select_in(sql, list(dict.fromkeys(ids))))
+        names = list(dict.fromkeys(ids))
+        rows = list(self._texts.select_in(sql, names))
+        if rows:
+            self._texts.remove_pages(names)
         for number, first, passages, metadata in rows:
             self.fields.remove(json.loads(metadata), first, passages)
             removed = range(first, first + passages)
@@ -225,9 +208,8 @@ class Store:
             self._run("DELETE FROM passages WHERE number >= ? AND number < ?", (removed.start, removed.stop))
             self._run("DELETE FROM documents WHERE number = ?", (number,))
             self._run("DELETE FROM blocks_of_text WHERE document = ?", (number,))
-        if rows:
-            removed_now = int(self.meta("removed")) + sum(passages for _, _, passages, _ in rows)
-            self.database.put("removed", removed_now)
+        removed_now = transaction.commit.removed + sum(passages for _, _, passages, _ in rows)
+        transaction.commit = replace(transaction.commit, removed=removed_now)
         return len(rows)
 
     def stage(self, vectors: Mapping[bytes, Float32]) -> None:
@@ -236,7 +218,7 @@ class Store:
         If embedding a long document is interrupted, the next run reuses them.
         """
         with self.transaction():
-            rows = self._checked(list(vectors.values()))
+            rows = as_rows(list(vectors.values()), self.dimensions, self.dtype)
             staged = [(digest, row.tobytes()) for digest, row in zip(vectors, rows, strict=True)]
             self.database.many("INSERT OR REPLACE INTO staged VALUES (?, ?)", staged)
 
@@ -263,13 +245,10 @@ class Store:
         """Vectors (n, dimensions) of passages by number, checked against the file's digests."""
         if not numbers:
             return np.empty((0, self.dimensions), np.float32)
-        with self.snapshot():
-            state = self.state()
-            file = self.file(state.generation)
-            vectors, _ = file.map(state.rows)
-            rows = np.array(numbers, dtype=np.int64)
-            file.check(vectors, np.unique(rows // ROWS), self._run)
-            return vectors[rows].astype(np.float32)
+        with self.snapshot() as commit:
+            rows, wanted = self.rows(commit), np.array(numbers, dtype=np.int64)
+            rows.check(wanted)
+            return rows.values[wanted].astype(np.float32)
 
     def rows_of(self, document_id: str) -> list[PassageRow]:
         """A document's passages in order, with their vectors."""
@@ -290,11 +269,11 @@ class Store:
         rows = self._run("SELECT passage FROM removed WHERE number > ?", (after,)).fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
 
-    def live(self, state: State) -> Bitmap | None:
-        """Passages that are not removed; None stands for all."""
-        if not state.removed:
+    def live(self, commit: Commit) -> Bitmap | None:
+        """Passages of the snapshot's commit that are not removed; None stands for all."""
+        if not commit.removed:
             return None
-        return bitmap.full(state.rows) & ~bitmap.from_rows(self.removed(0), state.rows)
+        return bitmap.full(commit.rows) & ~bitmap.from_rows(self.removed(0), commit.rows)
 
     def allowed(self, filter: Mapping[str, Any]) -> Int64:
         """Numbers of the passages whose document matches a filter.
@@ -302,70 +281,41 @@ class Store:
         Raises:
             FilterError: The filter is invalid.
         """
-        with self.snapshot():
-            state = self.state()
-            matching = self.fields.allowed(filter, state.commit, state.generation, state.rows)
-            live = self.live(state)
+        with self.snapshot() as commit:
+            matching = self.fields.allowed(filter, commit)
+            live = self.live(commit)
             return bitmap.to_rows(matching if live is None else matching & live)
 
     def count(self) -> tuple[int, int]:
         """Numbers of documents and passages."""
-        state = self.state()
-        return state.documents, state.live
+        commit = self.last_commit()
+        return commit.documents, commit.live
+
+    def compact(self, write: SegmentWriter) -> None:
+        """Renumber the passages without the removed ones, in one commit; `write` makes the new segments.
+
+        Raises:
+            IndexCorruptedError: A row does not match its checksum; the store is unchanged.
+            StoreError: The disk is full or fails; the store is unchanged.
+        """
+        with self.transaction() as transaction:
+            before = transaction.commit
+            if (live := self.live(before)) is not None:
+                rows, file = self.rows(before), self._file_of(before.generation + 1)
+                compact(self.database, transaction, rows, live, file, write)
 
     def verify(self) -> list[str]:
         """Read the whole store and check it against its checksums; returns a message for each fault."""
-        faults = []
-        with self.snapshot():
-            faults += self.database.integrity()
-            state = self.state()
-            file = self.file(state.generation)
+        with self.snapshot() as commit:
+            faults = self.database.integrity()
+            file = self._file_of(commit.generation)
             try:
-                vectors, _ = file.map(state.rows)
+                vectors, _ = file.map(commit.rows)
             except IndexCorruptedError as error:
                 return [*faults, str(error)]
             faults += file.faults(vectors, self._run)
             try:
-                faults += self._inconsistencies(state)
+                faults += [*self.sources.faults(), *inconsistencies(self.database, self.fields, commit)]
             except apsw.Error as error:
                 faults.append(f"{self.folder / FILE}: {error}")
         return faults
-
-    def _inconsistencies(self, state: State) -> list[str]:
-        """Rows of SQLite that contradict each other, as messages."""
-        faults = list(self.sources.faults())
-        passage_counts = dict(self._run("SELECT document, count(*) FROM passages GROUP BY document").fetchall())
-        expected_fields, fields = 0, int(self._run("SELECT count(*) FROM fields").get)
-        for number, name, passages, first, metadata in self._run(
-            "SELECT number, id, passages, first, metadata FROM documents"
-        ):
-            if passage_counts.get(number, 0) != passages:
-                faults.append(f"document {name!r} has {passage_counts.get(number, 0)} passages; expected {passages}")
-            rows = self.fields.rows_of(json.loads(metadata), first, passages, assign=False)
-            expected_fields += len(rows)
-            faults += [
-                f"the indexed fields of document {name!r} do not match its metadata"
-                for row in rows
-                if not self._has_field(row)
-            ]
-        if fields != expected_fields:
-            faults.append(f"the table of fields has {fields} rows; expected {expected_fields}")
-        if (documents := int(self._run("SELECT count(*) FROM documents").get)) != state.documents:
-            faults.append(f"there are {documents} documents; expected {state.documents}")
-        if sum(passage_counts.values()) != state.live:
-            faults.append(f"there are {sum(passage_counts.values())} passages; expected {state.live}")
-        return faults
-
-    def _has_field(self, row: tuple[Any, ...]) -> bool:
-        sql = (
-            "SELECT EXISTS (SELECT 1 FROM fields WHERE field = ? AND item = ? AND kind = ? AND value = ? AND first = ?)"
-        )
-        return bool(self._run(sql, row[:5]).get)
-
-
-def _finite(rows: NDArray[Any]) -> bool:
-    """Whether no value is NaN or infinite."""
-    if rows.dtype != np.float16:
-        return bool(np.isfinite(rows).all())
-    # Ten times as fast as isfinite: in float16, NaN and infinity are the values with all exponent bits set.
-    return not rows.size or int((rows.view(np.uint16) & 0x7FFF).max()) < 0x7C00

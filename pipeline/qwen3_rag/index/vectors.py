@@ -8,17 +8,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import IndexCorruptedError, StoreError
+from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError, StoreError
 from qwen3_rag.index.database import Database, Run
 from qwen3_rag.index.folder import Folder, Mapped
 
-__all__ = ["DTYPES", "ROWS", "VectorFile", "file_name"]
+__all__ = ["DTYPES", "ROWS", "Rows", "VectorFile", "as_rows", "file_name"]
 
 ROWS = 32  # of a block: small enough to check for one row, large enough to need few digests
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
@@ -29,6 +30,65 @@ THREADS = max(1, min(8, os.cpu_count() or 1))
 def file_name(generation: int) -> str:
     """Name of a generation's file; `optimize` starts a new generation."""
     return f"vectors-{generation}.bin"
+
+
+def as_rows(vectors: Sequence[NDArray[Any]], dimensions: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Vectors as rows (n, dimensions) to write.
+
+    Raises:
+        InvalidArgumentError: A vector has another length, NaN or infinity.
+    """
+    try:
+        rows = np.asarray(vectors)
+        with np.errstate(over="ignore"):
+            converted = rows.astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the vectors are not rows of numbers of one length: {error}") from None
+    if rows.ndim != 2 or rows.shape[1] != dimensions:
+        raise InvalidArgumentError(f"a vector has shape {rows.shape[1:]}; expected ({dimensions},)")
+    if not _finite(converted):
+        raise InvalidArgumentError(f"a vector has NaN or infinity as {dtype}; expected finite numbers")
+    return converted
+
+
+def _finite(rows: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite."""
+    if rows.dtype != np.float16:
+        return bool(np.isfinite(rows).all())
+    # Ten times as fast as isfinite: in float16, NaN and infinity are the values with all exponent bits set.
+    return not rows.size or int((rows.view(np.uint16) & 0x7FFF).max()) < 0x7C00
+
+
+def _checked(blocks: Int64 | None) -> None:
+    """Nothing to do: the rows were checked before."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to search, of which a search checks the blocks that it reads.
+
+    Attributes:
+        values: The rows (n, dimensions).
+        map: The map that they are read from.
+        check_blocks: Checks some blocks of ROWS rows, or with None all; by default the rows count as checked.
+    """
+
+    values: NDArray[Any]
+    map: Mapped | None = None
+    check_blocks: Callable[[Int64 | None], None] = _checked
+
+    def check_all(self) -> None:
+        """Check every row. Raises as `VectorFile.check` does."""
+        self.check_blocks(None)
+
+    def check(self, numbers: Int64) -> None:
+        """Check the rows `numbers`. Raises as `VectorFile.check` does."""
+        self.check_blocks(np.unique(numbers // ROWS))
+
+    def check_range(self, start: int, stop: int) -> None:
+        """Check the rows from `start` to `stop`. Raises as `VectorFile.check` does."""
+        if start < stop:
+            self.check_blocks(np.arange(start // ROWS, (stop - 1) // ROWS + 1))
 
 
 class VectorFile:

@@ -10,7 +10,7 @@ import numpy as np
 import sentencex
 from numpy.typing import NDArray
 
-from qwen3_rag.ingest.parsed import Parsed, Section, heading, path_of
+from qwen3_rag.ingest.parsed import Parsed, Section, heading
 
 __all__ = ["Cut", "chunk", "token_starts"]
 
@@ -23,12 +23,16 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cut:
-    """A passage: its character range in the document's text, its heading path and its page."""
+    """A passage: its character range in the document's text, its headings and its page.
+
+    `row` is the first row of a table that the passage continues.
+    """
 
     start: int
     stop: int
-    heading: str | None = None
+    headings: tuple[str, ...] = ()
     page: int | None = None
+    row: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
             start, stop = _stripped(text, pieces[first].start, pieces[last - 1].stop)
             if start < stop:
                 numbers = sorted({piece.section for piece in pieces[first:last]})
-                heading_path = _heading(text, [sections[number] for number in numbers], start, tables, rows)
-                cuts.append(Cut(start, stop, heading_path, parsed.page(start)))
+                inside = [sections[number] for number in numbers]
+                row = _first_row(text, inside[0], start, rows) if tables == "rows" else None
+                cuts.append(Cut(start, stop, _shared(inside), parsed.page(start), row))
     return cuts
 
 
@@ -111,24 +116,25 @@ def _belong(last: Section, section: Section, short: bool) -> bool:
     return short and (siblings or nested)
 
 
-def _heading(
-    text: str, sections: Sequence[Section], start: int, tables: str, rows: dict[Section, tuple[int, str]]
-) -> str | None:
-    """Headings shared by the sections of a passage, plus the first row if the passage starts inside a table.
-
-    `rows` caches the length and heading of each table's first row, so that a long table is scanned only once.
-    """
+def _shared(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Headings shared by the sections of a passage."""
     # A prefix shared by the smallest and the largest path is shared by all.
     extremes = (min(s.headings for s in sections), max(s.headings for s in sections))
-    path = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*extremes, strict=False))]
-    first = sections[0]
-    if tables == "rows" and first.kind == "table" and start > first.start:
-        if first not in rows:
-            row = text[first.start : first.stop].lstrip("\n").partition("\n")[0].strip()
-            rows[first] = len(row), heading(row)
-        length, line = rows[first]
-        path += [line] if start > first.start + length else []
-    return path_of(path)
+    return tuple(name for name, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*extremes, strict=False)))
+
+
+def _first_row(text: str, section: Section, start: int, rows: dict[Section, tuple[int, str]]) -> str | None:
+    """The first row of a table if the passage starts after it.
+
+    `rows` caches the length and text of each table's first row, so that a long table is scanned only once.
+    """
+    if section.kind != "table" or start <= section.start:
+        return None
+    if section not in rows:
+        row = text[section.start : section.stop].lstrip("\n").partition("\n")[0].strip()
+        rows[section] = len(row), heading(row)
+    length, line = rows[section]
+    return line if start > section.start + length else None
 
 
 def _pieces(

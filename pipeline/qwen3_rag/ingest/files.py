@@ -2,7 +2,9 @@
 
 import codecs
 import gzip
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +15,41 @@ from typing import BinaryIO, TypeVar, cast
 
 from qwen3_rag.errors import IngestError, MissingDependencyError
 
-__all__ = ["File", "imported"]
+__all__ = ["ContentError", "File", "imported", "open_file"]
 
 LARGEST = 64 << 20  # bytes; larger files are not read into memory
+SECONDS = 60.0  # that a parser may take for a file
 HEAD = 8192  # bytes used to detect the file type
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 HTML = re.compile(rb"(?is)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype html|html)\b")
 CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})
 T = TypeVar("T")
+
+
+class ContentError(IngestError):
+    """A file's content cannot be read, and reading the same bytes again would fail again.
+
+    Attributes:
+        reason: The message without the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file; a named pipe or a socket would wait for ever.
+
+    Raises:
+        IngestError: It is not a regular file.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IngestError(f"{path}: not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 @dataclass
@@ -30,10 +59,12 @@ class File:
     Attributes:
         path: Full path.
         largest: Maximum size in bytes, decompressed; a larger file is an error unless its reader streams.
+        seconds: Maximum time that parsing a PDF, HTML, Word or EPUB file may take.
     """
 
     path: Path
     largest: int = LARGEST
+    seconds: float = SECONDS
 
     @cached_property
     def head(self) -> bytes:
@@ -44,7 +75,7 @@ class File:
     @cached_property
     def packed(self) -> bool:
         """Whether the file is gzip-compressed."""
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             return file.read(2) == b"\x1f\x8b"
 
     @property
@@ -67,7 +98,7 @@ class File:
     def open(self) -> Iterator[BinaryIO]:
         """Open the file for reading bytes, decompressed if it is gzip."""
         try:
-            with self.path.open("rb") as raw:
+            with open_file(self.path) as raw:
                 if self.packed:
                     with gzip.GzipFile(fileobj=raw) as file:
                         yield cast("BinaryIO", file)

@@ -8,11 +8,11 @@ from pathlib import Path
 from qwen3_rag.arguments import at_least
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 from qwen3_rag.index.store import Store
-from qwen3_rag.ingest.files import LARGEST
+from qwen3_rag.ingest.files import LARGEST, SECONDS
 from qwen3_rag.ingest.planning import Plan, look
 from qwen3_rag.ingest.streaming import Stream
 from qwen3_rag.ingest.walking import Selection, Walk
-from qwen3_rag.models.embedder import EmbedderProtocol
+from qwen3_rag.models.protocols import EmbedderProtocol
 from qwen3_rag.progress import progress
 from qwen3_rag.records import IndexReport
 from qwen3_rag.settings import Settings
@@ -38,6 +38,7 @@ class Folders:
         remove: Whether to remove documents whose files no longer exist.
         strict: Whether a file that cannot be read ends the run.
         largest: Maximum size in bytes of a file read into memory; formats with one document per line are streamed.
+        seconds: Maximum time that parsing a PDF, HTML, Word or EPUB file may take; a longer one is skipped.
         emptied: Whether to remove the documents of a root that is now empty.
         reread: Whether to read and split unchanged files again, for example after a reader changed.
         written: Called after each commit.
@@ -51,6 +52,7 @@ class Folders:
     remove: bool = True
     strict: bool = False
     largest: int = LARGEST
+    seconds: float = SECONDS
     emptied: bool = False
     reread: bool = False
     written: Callable[[], None] = lambda: None
@@ -108,6 +110,7 @@ class Folders:
                     moved=plan.moved,
                     strict=self.strict,
                     largest=self.largest,
+                    seconds=self.seconds,
                     reread=self.reread,
                     done=done,
                 )

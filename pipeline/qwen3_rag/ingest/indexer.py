@@ -15,8 +15,8 @@ from qwen3_rag.index.passages import PassageRow
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.chunking import Cut, chunk, token_starts
 from qwen3_rag.ingest.parsed import Parsed
-from qwen3_rag.models.embedder import EmbedderProtocol
-from qwen3_rag.records import Document, IndexReport, same_as_stored, titled
+from qwen3_rag.models.protocols import EmbedderProtocol
+from qwen3_rag.records import Document, IndexReport, heading_path, passage_text, same_as_stored
 from qwen3_rag.settings import Settings
 
 __all__ = [
@@ -45,12 +45,14 @@ class Prepared:
 
     Attributes:
         document: The document.
+        pages: Offsets at which its pages start.
         cuts: Its passages.
         texts: The text embedded for each passage.
         digests: The digest of each of these texts.
     """
 
     document: Document
+    pages: tuple[int, ...]
     cuts: list[Cut]
     texts: list[str]
     digests: list[bytes]
@@ -58,7 +60,7 @@ class Prepared:
     def rows(self, vectors: Vectors) -> list[PassageRow]:
         """Its passages as rows to write."""
         return [
-            PassageRow(cut.start, cut.stop, digest, vectors[digest], cut.page, cut.heading)
+            PassageRow(cut.start, cut.stop, digest, vectors[digest], cut.page, heading_path(cut.headings, cut.row))
             for cut, digest in zip(self.cuts, self.digests, strict=True)
         ]
 
@@ -115,7 +117,7 @@ def add_with_vectors(store: Store, documents: Sequence[Document], vectors: NDArr
             f"vectors[{wrong[0]}] has norm {wrong[1]:.4g}; expected unit vectors: divide each row by its norm"
         )
     passages = (
-        (d, [PassageRow(0, len(d.text), _digest(titled(d.title, d.text) if store.titles else d.text), row)])
+        (d, [PassageRow(0, len(d.text), _digest(passage_text(d.text, d.title, titles=store.titles)), row)])
         for d, row in zip(documents, rows, strict=True)
     )
     store.write(passages)
@@ -134,10 +136,11 @@ def prepare(parsed: Parsed, embedder: EmbedderProtocol, settings: Settings) -> P
     cuts = chunk(parsed, starts, settings.chunk_tokens, settings.chunk_overlap, settings.tables)
     # Some collections contain documents with only a title; index the title alone.
     cuts = cuts or ([Cut(0, 0)] if document.title and settings.titles else [])
-    texts = [document.text[cut.start : cut.stop] for cut in cuts]
-    if settings.titles:
-        texts = [titled(document.title, text, cut.heading) for text, cut in zip(texts, cuts, strict=True)]
-    return Prepared(document, cuts, texts, [_digest(text) for text in texts])
+    texts = [
+        passage_text(document.text[c.start : c.stop], document.title, heading_path(c.headings, c.row), settings.titles)
+        for c in cuts
+    ]
+    return Prepared(document, parsed.pages, cuts, texts, [_digest(text) for text in texts])
 
 
 def add_documents(

@@ -1,11 +1,10 @@
 """A reader's result: a document, and where its headings, tables, code and pages are."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from qwen3_rag.records import HEADINGS, Document
+from qwen3_rag.records import Document
 
 __all__ = ["Builder", "Kind", "Parsed", "Section"]
 
@@ -39,11 +38,13 @@ class Parsed:
         document: The document.
         sections: In order, without overlap; text outside them is not indexed. If empty, the text is one section.
         pages: Offset of the first character of each page.
+        partial: Why the rest of the file is missing; None if nothing is.
     """
 
     document: Document
     sections: tuple[Section, ...] = ()
     pages: tuple[int, ...] = ()
+    partial: str | None = None
 
     @property
     def parts(self) -> tuple[Section, ...]:
@@ -119,12 +120,12 @@ class Builder:
         """Start a page."""
         self.pages.append(self._length + (2 if self._length else 0))
 
-    def parsed(self, title: str) -> Parsed:
+    def parsed(self, title: str, partial: str | None = None) -> Parsed:
         """The finished document; `title` is the fallback if no title or heading was added."""
         name = self.title or title
         sections: list[Section] = []
         starts = [start for start, _, _ in self._marks]
-        for (start, outline, kind), stop in zip(self._marks, [*starts[1:], self._length], strict=True):
+        for (start, outline, kind), stop in zip(self._marks, [*starts, self._length][1:], strict=True):
             path = Outline()
             path._above = list(outline)
             headings = path.path(name)
@@ -133,9 +134,4 @@ class Builder:
                 sections[-1] = replace(last, stop=stop)
             else:
                 sections.append(Section(start, stop, headings, kind))
-        return Parsed(Document("".join(self._parts), title=name), tuple(sections), tuple(self.pages))
-
-
-def path_of(headings: Iterable[str]) -> str | None:
-    """A heading path as it is stored and displayed; None if there are no headings."""
-    return HEADINGS.join(headings) or None
+        return Parsed(Document("".join(self._parts), title=name), tuple(sections), tuple(self.pages), partial)

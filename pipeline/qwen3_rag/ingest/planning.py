@@ -9,12 +9,14 @@ import xxhash
 
 from qwen3_rag.errors import IngestError
 from qwen3_rag.index.sources import SourceRow
+from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.readers import has_reader
 from qwen3_rag.ingest.walking import FileEntry, Selection, Walk
 from qwen3_rag.records import IndexReport
 
-__all__ = ["NOTHING_TO_READ", "Plan", "digest_of", "look", "row_of"]
+__all__ = ["NOTHING_TO_READ", "Plan", "digest_of", "look", "row_of", "still"]
 
+DIGEST = 16  # bytes; what follows is why the content could not be read, or only in part
 NOTHING_TO_READ = b"-"  # stored as the digest of a file that no reader supports
 AT_ONCE = 1 << 20  # bytes hashed at once
 # Two changes within one tick of the file system's clock get the same time, so a time this recent is not trusted.
@@ -97,7 +99,7 @@ def look(
             if row.digest == NOTHING_TO_READ and has_reader(entry.path):
                 plan.new.append(entry)
             else:
-                plan.unchanged += 1
+                _unchanged(plan, row)
         elif row.size != entry.size:
             plan.changed.append(entry)
         else:
@@ -130,28 +132,36 @@ def _missing(plan: Plan, walk: Walk, known: Mapping[str, SourceRow]) -> list[Pat
 
 def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
     try:
-        same = row.digest != NOTHING_TO_READ and digest_of(entry.path) == row.digest
-    except OSError as error:
-        plan.skipped.append((str(entry.path), f"cannot be read: {error.strerror or error}"))
+        same = row.digest != NOTHING_TO_READ and digest_of(entry.path) == row.digest[:DIGEST]
+    except (OSError, IngestError) as error:
+        reason = getattr(error, "strerror", None) or error
+        plan.skipped.append((str(entry.path), f"cannot be read: {reason}"))
         return
     if same:
         plan.touched.append(row_of(entry, row.digest))
-        plan.unchanged += 1
+        _unchanged(plan, row)
     else:
         plan.changed.append(entry)
+
+
+def _unchanged(plan: Plan, row: SourceRow) -> None:
+    """Count a file that is not read again, and repeat why it could not be read."""
+    plan.unchanged += 1
+    if reason := row.digest[DIGEST:]:
+        plan.skipped.append((row.path, reason.decode(errors="replace")))
 
 
 def _find_moved(plan: Plan, known: Mapping[str, SourceRow]) -> None:
     """Record as moved each new file whose content equals that of a deleted file."""
     deleted: dict[tuple[int, bytes], list[str]] = {}
     for path in plan.gone:
-        deleted.setdefault((known[path].size, known[path].digest), []).append(path)
+        deleted.setdefault((known[path].size, known[path].digest[:DIGEST]), []).append(path)
     sizes = {size for size, _ in deleted}
     for entry in plan.new:
         if entry.size in sizes and entry.size:
             try:
                 before = deleted.get((entry.size, digest_of(entry.path)))
-            except OSError:
+            except (OSError, IngestError):
                 continue  # reported when the file is read
             if before:
                 plan.moved[str(entry.path)] = before.pop()
@@ -161,19 +171,23 @@ def digest_of(path: Path) -> bytes:
     """XXH3 (128 bits) of a file's content.
 
     Raises:
+        IngestError: It is not a regular file.
         OSError: The file cannot be read.
     """
     hashed = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while part := file.read(AT_ONCE):
             hashed.update(part)
     return hashed.digest()
 
 
-def row_of(entry: FileEntry, digest: bytes) -> SourceRow:
-    """The row recorded for a file; a time too recent to trust is stored as 0."""
+def row_of(entry: FileEntry, digest: bytes, reason: str = "") -> SourceRow:
+    """The row recorded for a file; a time too recent to trust is stored as 0.
+
+    With a `reason` why its content cannot be read, it is not read again until its content changes.
+    """
     settled = time.time_ns() - entry.changed > TICK
-    return SourceRow(str(entry.path), entry.size, entry.changed if settled else 0, digest)
+    return SourceRow(str(entry.path), entry.size, entry.changed if settled else 0, digest + reason.encode())
 
 
 def still(entry: FileEntry) -> bool:

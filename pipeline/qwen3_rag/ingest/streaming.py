@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,13 +21,13 @@ from qwen3_rag.errors import IngestError
 from qwen3_rag.index.passages import PassageRow
 from qwen3_rag.index.sources import SourceRow
 from qwen3_rag.index.store import Store
-from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.files import SECONDS, ContentError, File
 from qwen3_rag.ingest.indexer import BATCH, Prepared, Vectors, prepare, vectors_of
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.ingest.planning import NOTHING_TO_READ, digest_of, row_of, still
 from qwen3_rag.ingest.readers import has_reader, read, reader_of
 from qwen3_rag.ingest.walking import FileEntry
-from qwen3_rag.models.embedder import EmbedderProtocol
+from qwen3_rag.models.protocols import EmbedderProtocol
 from qwen3_rag.records import Document, IndexReport, same_as_stored
 from qwen3_rag.settings import Settings
 
@@ -43,6 +44,7 @@ class _Batch:
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     carried: dict[str, tuple[Document, list[PassageRow]]] = field(default_factory=dict)
+    pages: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the carried documents
     origins: dict[str, str] = field(default_factory=dict)
     read: list[SourceRow] = field(default_factory=list)
     remove: list[str] = field(default_factory=list)
@@ -56,11 +58,17 @@ class _Batch:
             logger.warning("document %r comes from more than one place; the last is kept", name)
         self.prepared |= part.prepared
         self.carried |= part.carried
+        self.pages |= part.pages
         self.origins |= part.origins
         self.read += part.read
         # Do not remove a document that this part adds again under the same id.
         self.remove = [name for name in self.remove + part.remove if name not in part.origins]
         self.report += part.report
+
+    @property
+    def failed(self) -> int:
+        """How many files are skipped and not read in part."""
+        return len({path for path, _ in self.report.skipped} - set(self.origins.values()))
 
     @property
     def passages(self) -> int:
@@ -87,6 +95,7 @@ class Stream:
         moved: Previous paths of moved files, by current path.
         strict: Whether a file that cannot be read ends the run.
         largest: Maximum size in bytes of a file that is read into memory.
+        seconds: Maximum time that parsing a PDF, HTML, Word or EPUB file may take.
         reread: Whether unchanged documents are split and written again.
         done: Called after each commit with the number of files and passages in it.
     """
@@ -103,10 +112,12 @@ class Stream:
         largest: int,
         reread: bool,
         done: Callable[[int, int], None],
+        seconds: float = SECONDS,
     ) -> None:
         self.store, self.embedder, self.settings = store, embedder, settings
         self.named = frozenset(named)
         self.moved, self.strict, self.largest, self.reread, self.done = moved, strict, largest, reread, done
+        self.seconds = seconds
         self._ended = threading.Event()
 
     def run(self, files: Sequence[FileEntry]) -> IndexReport:
@@ -158,10 +169,11 @@ class Stream:
 
     def _write(self, batch: _Batch, vectors: Vectors) -> int:
         documents = ((each.document, each.rows(vectors)) for each in batch.prepared.values())
+        pages = batch.pages | {name: each.pages for name, each in batch.prepared.items()}
         commit = self.store.write(
-            [*documents, *batch.carried.values()], batch.remove, origins=batch.origins, read=batch.read
+            [*documents, *batch.carried.values()], batch.remove, origins=batch.origins, pages=pages, read=batch.read
         )
-        self.done(batch.report.files + len(batch.report.skipped), batch.passages)
+        self.done(batch.report.files + batch.failed, batch.passages)
         return commit
 
     def _ahead(self, files: Sequence[FileEntry]) -> Iterator[_Batch]:
@@ -210,10 +222,19 @@ class Stream:
                 if self.strict:
                     yield batch
                     raise
-                reason = str(error).removeprefix(f"{entry.path}: ")
-                batch.report += IndexReport(skipped=((str(entry.path), reason),))
+                batch.take(self._failed(entry, error))
         if not batch.empty:
             yield batch
+
+    def _failed(self, entry: FileEntry, error: IngestError) -> _Batch:
+        """The report of a file that cannot be read; if its content is to blame, it is recorded as read."""
+        reason = str(error).removeprefix(f"{entry.path}: ")
+        batch = _Batch(report=IndexReport(skipped=((str(entry.path), reason),)))
+        if isinstance(error, ContentError):
+            with suppress(IngestError):  # gone meanwhile
+                digest = _digest(entry.path)
+                batch.read += [row_of(entry, digest, reason)] if still(entry) else []
+        return batch
 
     def _file(self, entry: FileEntry) -> Iterator[_Batch]:
         """A file's documents in parts; the last part records the file as read."""
@@ -224,13 +245,14 @@ class Stream:
             yield _Batch(read=[row], remove=sorted(before), report=IndexReport(ignored=1, removed=len(before)))
             return
         digest = _digest(entry.path)
-        documents = read(entry.path, self.largest)
+        documents = read(entry.path, self.largest, self.seconds)
         group = list(islice(documents, LOOKED_UP))
+        partial = self._partial(entry, group)
         if len(group) == LOOKED_UP:
             # Read the whole file once before writing, so that an error further on leaves nothing of it in the store.
             for _ in documents:
                 pass
-            documents = read(entry.path, self.largest)
+            documents = read(entry.path, self.largest, self.seconds)
             group = list(islice(documents, LOOKED_UP))
         elif (carried := self._carried(path, group)) is not None:
             yield carried
@@ -241,8 +263,16 @@ class Stream:
             group = list(islice(documents, LOOKED_UP))
         if not still(entry):
             raise IngestError(f"{path}: changed while it was read; the next run reads it again")
-        report = IndexReport(files=1, removed=len(before))
-        yield _Batch(read=[row_of(entry, digest)], remove=sorted(before), report=report)
+        skipped = ((path, partial),) if partial else ()
+        report = IndexReport(files=1, removed=len(before), skipped=skipped)
+        yield _Batch(read=[row_of(entry, digest, partial)], remove=sorted(before), report=report)
+
+    def _partial(self, entry: FileEntry, documents: Sequence[Parsed]) -> str:
+        """Why only a part of a file could be read; "" if all of it was. With `strict` this is an error."""
+        reason = next((parsed.partial for parsed in documents if parsed.partial), "")
+        if reason and self.strict:
+            raise ContentError(entry.path, reason)
+        return reason
 
     def _nothing_to_read(self, entry: FileEntry) -> bool:
         """Whether no reader supports a file; False if its extension is supported or its path was passed explicitly."""
@@ -265,7 +295,11 @@ class Stream:
         report = IndexReport(documents=1, moved=1)
         rows = self.store.rows_of(before[0])
         return _Batch(
-            carried={document.id: (document, rows)}, origins={document.id: path}, remove=before, report=report
+            carried={document.id: (document, rows)},
+            pages={document.id: group[0].pages},
+            origins={document.id: path},
+            remove=before,
+            report=report,
         )
 
     def _compared(self, path: str, group: Sequence[Parsed]) -> _Batch:
@@ -286,7 +320,7 @@ def _slices(whole: Prepared) -> Iterator[Prepared]:
     """Split a document's passages into parts of at most one batch."""
     for start in range(0, len(whole.cuts), BATCH):
         part = slice(start, start + BATCH)
-        yield Prepared(whole.document, whole.cuts[part], whole.texts[part], whole.digests[part])
+        yield Prepared(whole.document, whole.pages, whole.cuts[part], whole.texts[part], whole.digests[part])
 
 
 def _digest(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from qwen3_rag.index.database import FILE
 __all__ = ["FileEntry", "Selection", "Walk"]
 
 IGNORE = ".gitignore"
+SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Walk:
             return
         if stat.S_ISREG(status.st_mode):
             yield FileEntry(Path(path), status.st_size, status.st_mtime_ns)
+        else:
+            self.skipped.append((path, f"not a regular file: {SPECIAL.get(stat.S_IFMT(status.st_mode), 'a device')}"))
 
     def _folder(self, root: str, folder: str, rules: Rules, above: tuple[tuple[int, int], ...]) -> Iterator[FileEntry]:
         try:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from qwen3_rag.arguments import DTYPES, NOTHING, at_least, check_instructions, one_of
 from qwen3_rag.errors import ModelError
 from qwen3_rag.forking import Forked, forget_in_child
-from qwen3_rag.models.runtimes import Loaded, planned
-from qwen3_rag.models.runtimes.registry import Kind, check_options, find
-from qwen3_rag.models.sources import resolve
+from qwen3_rag.models.checkpoints.sources import Kind, resolve
+from qwen3_rag.models.runtimes.protocols import Loaded
+from qwen3_rag.models.runtimes.registry import check_options, find
 from qwen3_rag.prompts import resolve_instruction
 
 __all__ = ["NamedModel"]
@@ -54,11 +54,11 @@ class NamedModel(Forked, Generic[Running]):
         instructions: Mapping[str, str] = NOTHING,
         max_length: int = 8192,
         revision: str | None = None,
+        hub: str = "huggingface",
         runtime: str = "native",
         runtime_options: Mapping[str, Any] = NOTHING,
     ) -> None:
         find(self.kind, runtime)
-        hub = runtime_options.get("hub", "huggingface") if isinstance(runtime_options, Mapping) else "huggingface"
         self.source = resolve(self.kind, model, revision, hub)
         if runtime == "native" and self.source.preset and self.source.preset.runtime:
             runtime = self.source.preset.runtime
@@ -107,7 +107,6 @@ class NamedModel(Forked, Generic[Running]):
     def _load(self, **extra: Any) -> Running:
         spec = find(self.kind, self.runtime)
         runtime_class = getattr(importlib.import_module(f"qwen3_rag.models.runtimes.{spec.module}"), spec.name)
-        options = {key: value for key, value in self.runtime_options.items() if key != "hub"}
         if not spec.remote:
             if _Process.parent_computed:
                 raise ModelError(
@@ -117,7 +116,12 @@ class NamedModel(Forked, Generic[Running]):
             _Process.computes = True
         location: tuple[Any, ...] = (self.runtime, self.source) if spec.remote else (self._fetch(),)
         loaded: Running = runtime_class(
-            *location, device=self.device, dtype=self.dtype, max_length=self.max_length, options=options, **extra
+            *location,
+            device=self.device,
+            dtype=self.dtype,
+            max_length=self.max_length,
+            options=self.runtime_options,
+            **extra,
         )
         return loaded
 
@@ -134,7 +138,22 @@ class NamedModel(Forked, Generic[Running]):
     @property
     def runs_on(self) -> dict[str, str]:
         """Device, dtype and attention: actual once loaded, planned before."""
-        return self._loaded.runs_on if self._loaded else planned(self)
+        return self._loaded.runs_on if self._loaded else self._planned()
+
+    def _planned(self) -> dict[str, str]:
+        if "://" in self.runtime:
+            return {"device": self.runtime, "dtype": "the server's", "attention": "the server's"}
+        from qwen3_rag.models.checkpoints import loading
+        from qwen3_rag.models.engine import attention
+
+        device = loading.choose_device(self.device)
+        dtype = loading.choose_dtype(self.dtype, device, int8=self.runtime == "native")
+        name = {"transformers": "sdpa"}.get(self.runtime, self.runtime)
+        runs_on = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
+        if self.runtime == "native":
+            runs_on["attention"], _ = attention.choose(self.runtime_options.get("attention", "auto"), device, dtype)
+            runs_on["compiled"] = "yes" if self.runtime_options.get("compile") is True else "no"
+        return runs_on
 
     def describe(self) -> dict[str, Any]:
         """Arguments that recreate this model, as JSON; once loaded, with the resolved revision."""
@@ -146,6 +165,7 @@ class NamedModel(Forked, Generic[Running]):
             "instruction": self.instruction,
             "instructions": self.instructions,
             "revision": self.revision,
+            "hub": self.source.hub,
             "runtime": self.runtime,
             # A store received from someone else must not choose which environment variable is sent as a key.
             "runtime_options": {k: v for k, v in self.runtime_options.items() if k != "api_key_env"},

@@ -1,6 +1,7 @@
 """A cascade of rerankers: a small one scores many candidates, a larger one only the best of them."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -8,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qwen3_rag.arguments import at_least
+from qwen3_rag.arguments import at_least, check_seconds, text_list
 from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.models.reranker import Ranked, Reranker, RerankerProtocol, best_first, ranked
-from qwen3_rag.models.runtimes import RerankResult
+from qwen3_rag.models.protocols import RerankerProtocol
+from qwen3_rag.models.reranker import Reranker
+from qwen3_rag.scores import Ranked, RerankResult, best_first, ranked
 
 __all__ = ["Cascade", "reranker_of"]
 
@@ -44,12 +46,17 @@ class Cascade:
         deadline: float | None = None,
         cancel: threading.Event | None = None,
     ) -> RerankResult:
-        """Log-odds of each candidate from the last stage that scored it; NaN for candidates that no stage scored."""
+        """Log-odds of each candidate from the last stage that scored it; NaN for candidates that no stage scored.
+
+        Arguments as in `RerankerProtocol.read`; the deadline is one for all stages.
+        """
+        started, limit = time.monotonic(), check_seconds(deadline, "deadline")
         result = RerankResult(np.full(len(documents), np.nan, np.float32), np.zeros(len(documents), np.int64))
         order = list(range(len(documents)))
         for stage, (reranker, depth) in enumerate(self.stages):
             chosen = order[:depth]
-            part = reranker.read(query, [documents[i] for i in chosen], instruction, deadline, cancel)
+            left = None if limit is None else max(0.0, started + limit - time.monotonic())
+            part = reranker.read(query, [documents[i] for i in chosen], instruction, left, cancel)
             for place, index in enumerate(chosen):
                 if part.read[place]:
                     result.log_odds[index], result.stage[index] = part.log_odds[place], stage
@@ -60,24 +67,22 @@ class Cascade:
         return result
 
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, instruction: str | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        instruction: str | None = None,
+        return_documents: bool = False,
     ) -> list[Ranked]:
-        """The documents, best first, at most `top_k`; documents that no stage scored are left out."""
+        """As `Reranker.rank`; documents that no stage scored are left out."""
         if top_k is not None:
             at_least(top_k, 1, "top_k")
-        return ranked(self.read(query, documents, instruction))[:top_k]
+        texts = text_list(documents, "documents")
+        return ranked(self.read(query, texts, instruction), texts if return_documents else None)[:top_k]
 
     def describe(self) -> dict[str, Any]:
         """Arguments that recreate this cascade, as JSON."""
         return {"stages": [[reranker.describe(), depth] for reranker, depth in self.stages]}
-
-    @property
-    def instructions(self) -> dict[str, str]:
-        """Named instructions of all stages; an earlier stage's take precedence."""
-        named: dict[str, str] = {}
-        for reranker, _ in reversed(self.stages):
-            named |= getattr(reranker, "instructions", {})
-        return named
 
 
 def reranker_of(described: dict[str, Any]) -> Reranker | Cascade:

@@ -1,7 +1,7 @@
 """The embedder: turns texts into unit vectors, with any runtime."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,34 +9,14 @@ from numpy.typing import NDArray
 from qwen3_rag.arguments import NOTHING, at_least, one_or_many
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.base import NamedModel
-from qwen3_rag.models.runtimes import EmbeddingRuntime
+from qwen3_rag.models.runtimes.protocols import EmbeddingRuntime
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
 
-__all__ = ["Embedder", "EmbedderProtocol"]
+__all__ = ["Embedder"]
 
 Float32 = NDArray[np.float32]
 SLICE = 1024  # texts tokenized at once, to bound memory
-
-
-class EmbedderProtocol(Protocol):
-    """What the index and the pipeline need from an embedder."""
-
-    @property
-    def dimensions(self) -> int:
-        """Number of values in a vector."""
-
-    def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> Float32:
-        """Unit vectors of queries."""
-
-    def encode_document(self, texts: str | Sequence[str], show_progress: bool = False) -> Float32:
-        """Unit vectors of documents."""
-
-    def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets (n, 2) of a text's tokens."""
-
-    def describe(self) -> dict[str, Any]:
-        """Arguments that recreate this embedder; saved in the store."""
 
 
 class Embedder(NamedModel[EmbeddingRuntime]):
@@ -54,6 +34,7 @@ class Embedder(NamedModel[EmbeddingRuntime]):
         instruction: Default instruction for queries: a preset's name, a name from `instructions`, or a sentence.
         instructions: Your own named instructions.
         revision: Commit, branch or tag on the hub.
+        hub: "huggingface" or "modelscope".
         runtime: "native"; "transformers" (the official script's computation); "sentence-transformers" (any model that
             library loads); "vllm" (in this process); or the URL of a server with `/v1/embeddings`.
         runtime_options: As for `Reranker`.
@@ -75,6 +56,7 @@ class Embedder(NamedModel[EmbeddingRuntime]):
         instruction: str | None = None,
         instructions: Mapping[str, str] = NOTHING,
         revision: str | None = None,
+        hub: str = "huggingface",
         runtime: str = "native",
         runtime_options: Mapping[str, Any] = NOTHING,
     ) -> None:
@@ -86,6 +68,7 @@ class Embedder(NamedModel[EmbeddingRuntime]):
             instructions=instructions,
             max_length=max_length,
             revision=revision,
+            hub=hub,
             runtime=runtime,
             runtime_options=runtime_options,
         )

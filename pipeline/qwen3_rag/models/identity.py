@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import EmbedderMismatchError
-from qwen3_rag.models.embedder import EmbedderProtocol
+from qwen3_rag.models.protocols import EmbedderProtocol
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION
 
 __all__ = ["check_same", "describe_maker", "probe"]
@@ -20,7 +20,7 @@ AGREES = 0.99  # least cosine; the same weights in another dtype stay above 0.99
 
 def probe(embedder: EmbedderProtocol) -> NDArray[np.float32]:
     """Vectors (2, dimensions) of the probe text, as a document and as a query."""
-    instruction = DEFAULT_INSTRUCTION if getattr(embedder, "takes_instructions", False) else None
+    instruction = DEFAULT_INSTRUCTION if embedder.takes_instructions else None
     return np.stack([embedder.encode_document(PROBE), embedder.encode_query(PROBE, instruction)])
 
 

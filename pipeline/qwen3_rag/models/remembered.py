@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, StoreError, UntrustedStoreError
 from qwen3_rag.models.cascade import Cascade, reranker_of
-from qwen3_rag.models.embedder import Embedder, EmbedderProtocol
+from qwen3_rag.models.embedder import Embedder
+from qwen3_rag.models.protocols import EmbedderProtocol
 from qwen3_rag.models.reranker import Reranker
-from qwen3_rag.models.runtimes import RerankResult
+from qwen3_rag.scores import RerankResult
 
-__all__ = ["remembered_embedder", "remembered_reranker"]
+__all__ = ["Untrusted", "remembered_embedder", "remembered_reranker"]
 
 Model = TypeVar("Model")
 
 
-class _Untrusted:
+class Untrusted:
     """Stands in for a model on a server that only the store names: every use raises, and nothing is sent."""
 
     def __init__(self, role: str, described: Mapping[str, Any], urls: Sequence[str]) -> None:
         self.role, self.urls, self._described = role, urls, dict(described)
-        self.instructions: dict[str, str] = dict(described.get("instructions") or {})
 
     @property
     def runs_on(self) -> dict[str, str]:
@@ -42,12 +42,12 @@ class _Untrusted:
         )
 
 
-class _UntrustedEmbedder(_Untrusted):
+class _UntrustedEmbedder(Untrusted):
     takes_instructions = True
 
     def __init__(self, described: Mapping[str, Any], urls: Sequence[str], dimensions: int) -> None:
         super().__init__("embedder", described, urls)
-        self.dimensions = dimensions
+        self.dimensions, self.longest = dimensions, int(described.get("max_length", 8192))
 
     def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> NDArray[np.float32]:
         self.refuse()
@@ -59,7 +59,7 @@ class _UntrustedEmbedder(_Untrusted):
         self.refuse()
 
 
-class _UntrustedReranker(_Untrusted):
+class _UntrustedReranker(Untrusted):
     def read(
         self,
         query: str,
@@ -82,7 +82,7 @@ def remembered_embedder(described: Mapping[str, Any], dimensions: int, trust_url
     Raises:
         StoreError: These arguments make no embedder.
     """
-    arguments = _without_keys(described)
+    arguments = _current(described)
     if (urls := _urls(arguments)) and not trust_urls:
         return _UntrustedEmbedder(arguments, urls, dimensions)
     return _create(lambda: Embedder(**arguments), "embedder", arguments)
@@ -90,7 +90,7 @@ def remembered_embedder(described: Mapping[str, Any], dimensions: int, trust_url
 
 def remembered_reranker(described: Mapping[str, Any], trust_urls: bool) -> Reranker | Cascade | _UntrustedReranker:
     """Recreate the reranker or cascade that a store describes. Arguments and errors as in `remembered_embedder`."""
-    arguments = _without_keys(described)
+    arguments = _current(described)
     if (urls := _urls(arguments)) and not trust_urls:
         return _UntrustedReranker("reranker", arguments, urls)
     return _create(lambda: reranker_of(arguments), "reranker", arguments)
@@ -109,14 +109,16 @@ def _urls(described: Mapping[str, Any]) -> list[str]:
     return [str(model["runtime"]) for model in _stages(described) if "://" in str(model.get("runtime", ""))]
 
 
-def _without_keys(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The description without `api_key_env`, which stores written by earlier versions contain."""
+def _current(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The description as this version writes it: earlier ones had `api_key_env` and `hub` among the runtime options."""
     if "stages" in described:
-        return {**described, "stages": [[_without_keys(stage), depth] for stage, depth in described["stages"]]}
+        return {**described, "stages": [[_current(stage), depth] for stage, depth in described["stages"]]}
     options = described.get("runtime_options")
     if not isinstance(options, Mapping):
         return dict(described)
-    return {**described, "runtime_options": {k: v for k, v in options.items() if k != "api_key_env"}}
+    kept = {name: value for name, value in options.items() if name not in ("api_key_env", "hub")}
+    hub = {"hub": options["hub"]} if "hub" in options else {}
+    return {**described, **hub, "runtime_options": kept}
 
 
 def _create(make: Callable[[], Model], role: str, described: Mapping[str, Any]) -> Model:

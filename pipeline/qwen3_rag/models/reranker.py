@@ -2,68 +2,23 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import NOTHING, at_least, check_cancel, check_query, text_list
+from qwen3_rag.arguments import NOTHING, at_least, check_cancel, check_query, check_seconds, text_list
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.concurrency import in_thread
-from qwen3_rag.models.runtimes import NEVER, Cancellation, RerankResult, RerankRuntime
+from qwen3_rag.models.runtimes.protocols import RerankRuntime
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
+from qwen3_rag.scores import NEVER, Cancellation, Group, Ranked, RerankResult, probability, ranked
 
-__all__ = ["Ranked", "Reranker", "RerankerProtocol", "best_first", "probability"]
+__all__ = ["Reranker"]
 
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One document's place in a ranking.
-
-    Attributes:
-        corpus_id: Position of the document in the list that was ranked.
-        score: Probability of yes.
-        log_odds: logit(yes) − logit(no); distinguishes documents whose probabilities both round to 1.
-    """
-
-    corpus_id: int
-    score: float
-    log_odds: float
-
-
-class RerankerProtocol(Protocol):
-    """What the pipeline and the adapters need from a reranker."""
-
-    def read(
-        self,
-        query: str,
-        documents: Sequence[str],
-        instruction: str | None = None,
-        deadline: float | None = None,
-        cancel: threading.Event | None = None,
-    ) -> RerankResult:
-        """Log-odds of the documents, which are read in the given order."""
-
-    def describe(self) -> dict[str, Any]:
-        """Arguments that recreate this reranker; saved in the store."""
-
-
-def probability(log_odds: NDArray[np.floating]) -> Float32:
-    """Softmax of yes against no: the sigmoid of the log-odds."""
-    # exp of negative numbers only, so that nothing overflows.
-    small = np.exp(-np.abs(log_odds))
-    probabilities: Float32 = np.where(log_odds >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return probabilities
-
-
-def best_first(result: RerankResult) -> list[int]:
-    """Positions of the scored candidates, best first: by stage, then log-odds; ties keep their order."""
-    return [int(i) for i in np.lexsort((-result.log_odds, -result.stage)) if result.read[i]]
 
 
 class Reranker(NamedModel[RerankRuntime]):
@@ -80,13 +35,14 @@ class Reranker(NamedModel[RerankRuntime]):
         instructions: Your own named instructions.
         max_length: Most tokens of template, instruction, query and document together; only the document is truncated.
         revision: Commit, branch or tag on the hub.
+        hub: "huggingface" or "modelscope".
         runtime: "native"; "transformers" (the official script's computation); "sentence-transformers" (its
             `CrossEncoder`); "vllm" (in this process); or the URL of a server with `/v1/rerank` or `/v1/score`.
         runtime_options: Options of the runtime; an unknown name is an error. native: `attention` ("auto", "flash",
             "sdpa", "math"), `compile` ("auto" after the model has worked for 20 seconds, True at loading, False never)
             and `token_budget` (tokens in a batch). transformers, sentence-transformers: `batch_size`; the latter also
             `backend` and `model_kwargs`. vllm: its engine's arguments. Servers: `endpoint`, `batch_size`, `timeout`,
-            `retries`, `served_name`, `api_key_env`, `probe`. All: `hub` ("huggingface", "modelscope").
+            `retries`, `served_name`, `api_key_env`, `probe`.
 
     Raises:
         InvalidArgumentError: An argument is wrong. Names are checked at once, weights at first use.
@@ -104,6 +60,7 @@ class Reranker(NamedModel[RerankRuntime]):
         instructions: Mapping[str, str] = NOTHING,
         max_length: int = 8192,
         revision: str | None = None,
+        hub: str = "huggingface",
         runtime: str = "native",
         runtime_options: Mapping[str, Any] = NOTHING,
     ) -> None:
@@ -115,6 +72,7 @@ class Reranker(NamedModel[RerankRuntime]):
             instructions=instructions,
             max_length=max_length,
             revision=revision,
+            hub=hub,
             runtime=runtime,
             runtime_options=runtime_options,
         )
@@ -134,7 +92,7 @@ class Reranker(NamedModel[RerankRuntime]):
             query: The query.
             documents: Candidates, the most promising first.
             instruction: Replaces the reranker's instruction; a name or a sentence.
-            deadline: Value of `time.monotonic()` after which the remaining documents are not scored (NaN).
+            deadline: Seconds from now after which no further documents are scored (NaN).
             cancel: Once set, from any thread, the remaining documents are not scored.
             show_progress: Show a bar on a terminal, log lines elsewhere.
 
@@ -144,30 +102,39 @@ class Reranker(NamedModel[RerankRuntime]):
             ModelError: The model returned NaN or infinity.
         """
         check_query(query)
-        check_cancel(cancel)
+        cancellation = Cancellation.after(check_seconds(deadline, "deadline"), check_cancel(cancel))
         texts = text_list(documents, "documents")
-        unique: dict[str, int] = {}
-        index = [unique.setdefault(text, len(unique)) for text in texts]
-        result = self._read(
-            [(query, text) for text in unique], instruction, Cancellation(deadline, cancel), show_progress
-        )
-        return RerankResult(result.log_odds[index], result.stage[index], result.truncated, result.stopped)
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        places = [distinct[text] for text in texts]
+        result = self._score([(query, list(distinct))], instruction, cancellation, show_progress)
+        return RerankResult(result.log_odds[places], result.stage[places], result.truncated, result.stopped)
 
     async def aread(self, query: str, documents: Sequence[str], **options: Any) -> RerankResult:
         """`read` in a thread; cancelling the task removes the call from the queue."""
         return await in_thread(self.read, query, documents, **options)
 
-    def _read(
-        self, pairs: Sequence[tuple[str, str]], instruction: str | None, cancellation: Cancellation, show: bool
+    def _score(
+        self, groups: Sequence[Group], instruction: str | None, cancellation: Cancellation, show_progress: bool
     ) -> RerankResult:
+        """The scores of the groups' documents, one group after the other.
+
+        Raises:
+            ModelError: The model returned NaN or infinity.
+        """
         sentence = resolve_instruction(instruction, self.instructions, self.instruction)
-        if not pairs:
-            return RerankResult(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
-        with progress("reranking", len(pairs), show) as count:
-            result = self.loaded.read(sentence, pairs, cancellation, count)
-        if not result.stopped and not np.isfinite(result.log_odds).all():
-            raise ModelError(f"{self.model!r} returned log-odds that are NaN or infinite")
-        return result
+        total = sum(len(documents) for _, documents in groups)
+        log_odds, truncated = np.full(total, np.nan, dtype=np.float32), 0
+        if not total:
+            return RerankResult(log_odds, np.zeros(0, dtype=np.int64))
+        with progress("reranking", total, show_progress) as count:
+            for scored in self.loaded.score(sentence, groups, cancellation):
+                _check_finite(scored.log_odds)
+                log_odds[list(scored.indices)] = scored.log_odds
+                truncated += scored.truncated
+                count(len(scored.indices))
+        return RerankResult(
+            log_odds, np.zeros(total, dtype=np.int64), truncated, _reason_to_stop(log_odds, cancellation)
+        )
 
     def log_odds(
         self, query: str, documents: Sequence[str], instruction: str | None = None, show_progress: bool = False
@@ -189,23 +156,53 @@ class Reranker(NamedModel[RerankRuntime]):
         Raises:
             InvalidArgumentError: `pairs` is not a list of pairs of texts, or a query is empty.
         """
-        checked = []
+        groups: dict[str, dict[str, int]] = {}  # query to its distinct documents and their places
         for position, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InvalidArgumentError(f"pairs[{position}] is {pair!r}; expected a (query, document) pair of texts")
-            checked.append((check_query(pair[0]), pair[1]))
-        return self._read(checked, instruction, NEVER, show_progress).log_odds
+            documents = groups.setdefault(check_query(pair[0]), {})
+            documents.setdefault(pair[1], len(documents))
+        result = self._score([(q, list(texts)) for q, texts in groups.items()], instruction, NEVER, show_progress)
+        firsts = dict(zip(groups, np.cumsum([0, *map(len, groups.values())]).tolist(), strict=False))
+        return result.log_odds[[firsts[query] + groups[query][document] for query, document in pairs]]
 
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, instruction: str | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        instruction: str | None = None,
+        return_documents: bool = False,
     ) -> list[Ranked]:
-        """The documents, best first, at most `top_k`; equal scores keep their order. Errors as in `read`."""
+        """The documents, best first; equal scores keep their order.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            top_k: Maximum number of documents returned; None is all.
+            instruction: Replaces the reranker's instruction; a name or a sentence.
+            return_documents: Whether each place also carries the document's `text`.
+
+        Raises:
+            InvalidArgumentError: As in `read`.
+        """
         if top_k is not None:
             at_least(top_k, 1, "top_k")
-        return ranked(self.read(query, documents, instruction))[:top_k]
+        texts = text_list(documents, "documents")
+        return ranked(self.read(query, texts, instruction), texts if return_documents else None)[:top_k]
 
 
-def ranked(result: RerankResult) -> list[Ranked]:
-    """The scored candidates as a ranking, best first."""
-    scores = probability(result.log_odds)
-    return [Ranked(i, float(scores[i]), float(result.log_odds[i])) for i in best_first(result)]
+def _check_finite(log_odds: Float32) -> None:
+    if not_finite := int((~np.isfinite(log_odds)).sum()):
+        raise ModelError(
+            f"{not_finite} of {len(log_odds)} log-odds are NaN or infinite: the weights are damaged, or the dtype is "
+            "too narrow"
+        )
+
+
+def _reason_to_stop(log_odds: Float32, cancellation: Cancellation) -> str | None:
+    """Why some documents were not scored; None if all were, even if the deadline has passed since."""
+    if not np.isnan(log_odds).any():
+        return None
+    # The owner may have cleared the cancel event, and a server's time-out may come just before the deadline.
+    return cancellation.stop_reason or ("cancelled" if cancellation.deadline is None else "deadline passed")

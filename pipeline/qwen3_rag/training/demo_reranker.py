@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, log_softmax, softmax
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from qwen3_rag.models.demo import demo_embedder, read_smollm2, smollm2_file
+from qwen3_rag.models.checkpoints.demo import demo_embedder, read_smollm2, smollm2_file
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, rerank_query
 from qwen3_rag.training.demo_corpus import gather
 from qwen3_rag.training.demo_lists import CandidateList, Embed, make_lists

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qwen3_rag.errors import IngestError, InvalidArgumentError, MissingDependencyError
-from qwen3_rag.ingest.files import LARGEST, File
+from qwen3_rag.ingest.files import LARGEST, SECONDS, File
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.records import Document
 
@@ -27,16 +27,17 @@ HERE = "qwen3_rag.ingest.readers"
 BUILT_IN = {
     **dict.fromkeys((".txt", ".text", ".rst", ".log", ".org", ".adoc", ".tex"), ("plain", "text")),
     **dict.fromkeys((".md", ".markdown", ".mdx"), ("markdown", "markdown")),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), ("html", "html")),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), ("markup", "html")),
     ".pdf": ("pdf", "pdf"),
-    ".docx": ("archives", "word"),
-    ".epub": ("archives", "epub"),
+    ".docx": ("markup", "word"),
+    ".epub": ("markup", "epub"),
     ".csv": ("tables", "csv"),
     ".tsv": ("tables", "csv"),
     ".parquet": ("tables", "parquet"),
     ".jsonl": ("lines", "json_lines"),
     ".ndjson": ("lines", "json_lines"),
 }
+BINARY = (".pdf", ".docx", ".epub", ".parquet")  # recognised by content only
 CODE_SUFFIXES = (
     ".py .pyi .js .mjs .cjs .jsx .ts .tsx .java .go .rs .c .h .cc .cpp .cxx .hpp .cs .rb .php .sh .bash "
     ".kt .swift .scala .lua .pl .r .jl .sql .hs .ml .ex .exs .clj .dart .zig .m .vue .proto .el .vim"
@@ -88,7 +89,7 @@ def reader_of(file: File) -> Reader | None:
         return _registered[suffix]
     kind = file.kind
     if kind is None and not file.binary:
-        if suffix in BUILT_IN and BUILT_IN[suffix][0] not in ("pdf", "archives") and suffix != ".parquet":
+        if suffix in BUILT_IN and suffix not in BINARY:
             kind = suffix
         elif not file.name.lower().endswith(NO_PROSE):
             kind = ".txt"
@@ -101,14 +102,16 @@ def reader_of(file: File) -> Reader | None:
     return reader
 
 
-def read(path: Path, largest: int = LARGEST) -> Iterator[Parsed]:
+def read(path: Path, largest: int = LARGEST, seconds: float = SECONDS) -> Iterator[Parsed]:
     """Yield the documents in one file, with ids and sources.
+
+    A document whose file could be read only in part has `partial`, and the reason as metadata of the same name.
 
     Raises:
         IngestError: The file is unsupported, broken or not accessible; the message starts with its path.
     """
     try:
-        file = File(path, largest)
+        file = File(path, largest, seconds)
         read_with = reader_of(file)
         if read_with is None:
             mismatch = file.suffix in BUILT_IN
@@ -119,7 +122,9 @@ def read(path: Path, largest: int = LARGEST) -> Iterator[Parsed]:
             document = parsed.document
             has_id = document.id != Document(document.text).id
             document_id = document.id if has_id else str(path) if number == 0 else f"{path}#{number}"
-            yield parsed.named(id=document_id, source=document.source or str(path))
+            marked = {"partial": parsed.partial} if parsed.partial else {}
+            metadata = {**document.metadata, **marked}
+            yield parsed.named(id=document_id, source=document.source or str(path), metadata=metadata)
     except OSError as error:
         raise IngestError(f"{path}: cannot be read: {error.strerror or error}") from error
     except IngestError:

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
-from qwen3_rag.models.loading import check_length, head_of, quiet_loading
-from qwen3_rag.models.runtimes import NEVER, Cancellation, Progress, RerankResult, rerank_result
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of
+from qwen3_rag.models.checkpoints.formats import END_OF_TEXT, RerankFormat, sliced
+from qwen3_rag.models.checkpoints.loading import check_length, head_of, quiet_loading, reranker_head
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.models.runtimes.protocols import Scored
 from qwen3_rag.models.runtimes.sentence import NeutralText, open_library_model
-from qwen3_rag.models.tokens import Tokens
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["SentenceReranker"]
 
@@ -33,22 +34,18 @@ class ChatInput:
 
     def __init__(self, folder: Path, max_length: int) -> None:
         tokens = Tokens(folder)
-        self.input = RerankInput(tokens, max_length)
+        self.format = RerankFormat(tokens, max_length)
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
 
     def check(self, instruction: str, query: str) -> None:
         """Raise if the query leaves no tokens for a document."""
-        self.input.query(instruction, query)
+        self.format.query(instruction, query)
 
-    def rows(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Row], int]:
-        """Rows of the pairs, and the number of truncated documents."""
-        rows, truncated = [], 0
-        for query, document in pairs:
-            head = self.input.query(instruction, query)
-            rest, count = self.input.documents([document], self.input.document_budget(head))
-            rows.append({"input_ids": head + rest[0]})
-            truncated += count
-        return rows, truncated
+    def rows(self, instruction: str, groups: Sequence[Group]) -> tuple[list[Row], list[bool]]:
+        """Rows of the pairs, and which documents were truncated."""
+        encoded = self.format.encode(instruction, groups)
+        rows: list[Row] = [{"input_ids": ids} for group in encoded for ids in group.inputs]
+        return rows, [cut for group in encoded for cut in group.truncated]
 
 
 class PairInput:
@@ -75,13 +72,17 @@ class PairInput:
                 f"so that a document fits: {query[:60]!r}…"
             )
 
-    def rows(self, instruction: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[Row], int]:
-        """Rows of the pairs, and the number of truncated documents."""
-        neutral = [(self.neutral(query), self.neutral(document)) for query, document in pairs]
-        encoded = self.truncating.encode_batch(neutral)
+    def rows(self, instruction: str, groups: Sequence[Group]) -> tuple[list[Row], list[bool]]:
+        """Rows of the pairs, and which documents were truncated."""
+        pairs = [
+            (query, self.neutral(document))
+            for query, documents in ((self.neutral(query), documents) for query, documents in groups)
+            for document in documents
+        ]
+        encoded = self.truncating.encode_batch(pairs)
         types = [{"token_type_ids": e.type_ids} if self.has_types else {} for e in encoded]
         rows = [{"input_ids": e.ids, **t} for e, t in zip(encoded, types, strict=True)]
-        return rows, sum(bool(e.overflowing) for e in encoded)
+        return rows, [bool(e.overflowing) for e in encoded]
 
 
 class TwoRows(nn.Module):
@@ -121,7 +122,7 @@ class SentenceReranker:
         # A one-label decoder finds each row's last token by this id.
         self.model.config.pad_token_id = self.input.pad
         if self.causal:
-            self._check_scored_tokens(direction_of(folder, Tokens(folder))[1])
+            self._check_scored_tokens(reranker_head(folder, Tokens(folder))[1])
         self._lock = threading.Lock()
 
     def _input(self, folder: Path, max_length: int) -> ChatInput | PairInput:
@@ -141,31 +142,19 @@ class SentenceReranker:
             inner.set_output_embeddings(TwoRows(layer.weight[no_yes]))
             scorer.false_token_id, scorer.true_token_id = 0, 1
 
-    def read(
-        self,
-        instruction: str,
-        pairs: Sequence[tuple[str, str]],
-        cancellation: Cancellation = NEVER,
-        progress: Progress | None = None,
-    ) -> RerankResult:
-        """Log-odds of pairs, `batch_size` at a time, sorted by length within a window of a few batches."""
-        for query in dict.fromkeys(query for query, _ in pairs):
+    def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`; `batch_size` pairs at a time, sorted by length within a window of a few batches."""
+        for query, _ in groups:
             self.input.check(instruction, query)
-        log_odds = np.full(len(pairs), np.nan, dtype=np.float32)
-        truncated, read, size = 0, 0, self.batch_size * WINDOW
-        for start in range(0, len(pairs), size):
+        for first, part in sliced(groups, self.batch_size * WINDOW):
             if cancellation.stop_reason:
-                break
-            rows, count = self.input.rows(instruction, pairs[start : start + size])
-            truncated += count
-            for chunk in _by_length(rows, self.batch_size):
+                return
+            rows, truncated = self.input.rows(instruction, part)
+            for batch in _by_length(rows, self.batch_size):
                 if cancellation.stop_reason:
-                    break
-                log_odds[[start + i for i in chunk]] = self._scores([rows[i] for i in chunk])
-                read += len(chunk)
-                if progress:
-                    progress(len(chunk))
-        return rerank_result(log_odds, read, truncated, cancellation)
+                    return
+                log_odds = self._scores([rows[i] for i in batch])
+                yield Scored([first + i for i in batch], log_odds, sum(truncated[i] for i in batch))
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:

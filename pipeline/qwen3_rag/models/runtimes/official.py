@@ -5,6 +5,7 @@ vocabulary, and the softmax of no and yes at the last position. Only tokenizing 
 `models.tokens`, so that it cannot act as control tokens.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.models.loading import check_length, choose_device, choose_dtype, load_model, load_weights
-from qwen3_rag.models.runtimes import NEVER, Cancellation, Float32, Progress, RerankResult, rerank_result
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
-from qwen3_rag.models.tokens import Tokens
+from qwen3_rag.models.checkpoints.formats import (
+    END_OF_TEXT,
+    EmbedFormat,
+    RerankFormat,
+    matryoshka,
+    sliced,
+    unit_rows,
+)
+from qwen3_rag.models.checkpoints.loading import (
+    check_length,
+    choose_device,
+    choose_dtype,
+    load_model,
+    load_weights,
+    reranker_head,
+)
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.models.runtimes.protocols import Progress, Scored
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["OfficialEmbedder", "OfficialReranker"]
+
+Float32 = NDArray[np.float32]
 
 
 def _left_padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -28,17 +46,13 @@ def _left_padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.dev
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-def _chunks(count: int, size: int) -> Iterator[range]:
-    return (range(start, min(start + size, count)) for start in range(0, count, size))
-
-
 class OfficialReranker:
-    """The official reranking script's computation."""
+    """The official reranking script's computation. Threads take turns."""
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
-        head, ids = direction_of(folder, tokens)
-        self.input, self.batch_size = RerankInput(tokens, max_length), int(options.get("batch_size", 8))
+        head, ids = reranker_head(folder, tokens)
+        self.format, self.batch_size = RerankFormat(tokens, max_length), int(options.get("batch_size", 8))
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
@@ -48,31 +62,18 @@ class OfficialReranker:
         # A one-label classifier finds each row's last token by the padding id.
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
         self.model.config.pad_token_id = self.pad
+        self._lock = threading.Lock()
 
-    def read(
-        self,
-        instruction: str,
-        pairs: Sequence[tuple[str, str]],
-        cancellation: Cancellation = NEVER,
-        progress: Progress | None = None,
-    ) -> RerankResult:
-        """Log-odds of pairs, `batch_size` at a time."""
-        sequences, truncated = [], 0
-        for query, document in pairs:
-            head = self.input.query(instruction, query)
-            rest, count = self.input.documents([document], self.input.document_budget(head))
-            sequences.append(head + rest[0])
-            truncated += count
-        log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
-        for chunk in _chunks(len(pairs), self.batch_size):
+    def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`; `batch_size` pairs at a time."""
+        for first, part in sliced(groups, self.batch_size):
             if cancellation.stop_reason:
-                break
-            batch = _left_padded([sequences[i] for i in chunk], self.pad, self.device)
-            log_odds[list(chunk)] = self._formula(batch).cpu().numpy()
-            read += len(chunk)
-            if progress:
-                progress(len(chunk))
-        return rerank_result(log_odds, read, truncated, cancellation)
+                return
+            encoded = self.format.encode(instruction, part)
+            inputs = [ids for group in encoded for ids in group.inputs]
+            with self._lock:
+                log_odds = self._formula(_left_padded(inputs, self.pad, self.device)).cpu().numpy()
+            yield Scored(range(first, first + len(inputs)), log_odds, sum(sum(group.truncated) for group in encoded))
 
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -84,15 +85,15 @@ class OfficialReranker:
 
 
 class OfficialEmbedder:
-    """The official embedding script's computation: left padding, last position, normalised."""
+    """The official embedding script's computation: left padding, last position, normalised. Threads take turns."""
 
     takes_instructions = True
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.tokens, self.max_length, self.batch_size = Tokens(folder), max_length, int(options.get("batch_size", 8))
-        self.end = self.tokens.token_id(END_OF_TEXT)
+        self.format, self.max_length = EmbedFormat(Tokens(folder), max_length), max_length
+        self.batch_size = int(options.get("batch_size", 8))
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
@@ -100,26 +101,27 @@ class OfficialEmbedder:
         self.model = weights.body
         check_length(max_length, weights.config)
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
+        self._lock = threading.Lock()
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(query_ids(self.tokens, texts, instruction, self.max_length), None)
+        return self._embed(self.format.queries(texts, instruction), None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
+        return self._embed(self.format.documents(texts), progress)
 
-    def _embed(self, encoded: list[list[int]], progress: Progress | None) -> Float32:
-        ids = [[*i, self.end] for i in encoded]
-        rows = np.empty((len(ids), self.dimensions), dtype=np.float32)
-        for chunk in _chunks(len(ids), self.batch_size):
-            with torch.inference_mode():
-                states = self.model(**_left_padded([ids[i] for i in chunk], self.end, self.device)).last_hidden_state
-            rows[list(chunk)] = unit_rows(states[:, -1].float().cpu().numpy(), self.dimensions)
+    def _embed(self, inputs: list[list[int]], progress: Progress | None) -> Float32:
+        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+        for start in range(0, len(inputs), self.batch_size):
+            part = inputs[start : start + self.batch_size]
+            with self._lock, torch.inference_mode():
+                states = self.model(**_left_padded(part, self.format.end, self.device)).last_hidden_state
+            rows[start : start + len(part)] = unit_rows(states[:, -1].float().cpu().numpy(), self.dimensions)
             if progress:
-                progress(len(chunk))
+                progress(len(part))
         return rows
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        return self.tokens.spans(text)
+        return self.format.tokens.spans(text)

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from qwen3_rag.arguments import ATTENTION, at_least, one_of
+from qwen3_rag.arguments import ATTENTION, at_least, check_url, one_of
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
-from qwen3_rag.models.runtimes.address import check_url
+from qwen3_rag.models.checkpoints.sources import Kind
 
 __all__ = ["RUNTIMES", "Runtime", "check_options", "find"]
 
-Kind = Literal["embedder", "reranker"]
 Check = Callable[[Any, str], object]
 
 
@@ -46,10 +45,6 @@ def _compile(value: Any, name: str) -> object:
     if value not in ("auto", True, False):
         raise InvalidArgumentError(f"{name} is {value!r}; expected 'auto', True or False")
     return value
-
-
-def _hub(value: Any, name: str) -> object:
-    return one_of(value, ("huggingface", "modelscope"), name)
 
 
 def _backend(value: Any, name: str) -> object:
@@ -94,13 +89,12 @@ def _endpoint(value: Any, name: str) -> object:
     return one_of(value, ("auto", "classify", "score", "rerank"), name)
 
 
-_NATIVE = {"attention": _attention, "compile": _compile, "token_budget": _count, "hub": _hub}
-_BATCHED = {"batch_size": _count, "hub": _hub}
+_NATIVE = {"attention": _attention, "compile": _compile, "token_budget": _count}
+_BATCHED = {"batch_size": _count}
 _LIBRARY = {**_BATCHED, "backend": _backend, "model_kwargs": _model_kwargs}
 _SERVER = {
     "api_key_env": _name,
     "batch_size": _count,
-    "hub": _hub,
     "probe": _flag,
     "retries": _retries,
     "served_name": _name,
@@ -112,13 +106,13 @@ RUNTIMES: Mapping[Kind, Mapping[str, Runtime]] = MappingProxyType(
             "native": Runtime("native", "NativeEmbedder", _NATIVE),
             "transformers": Runtime("official", "OfficialEmbedder", _BATCHED),
             "sentence-transformers": Runtime("sentence", "SentenceEmbedder", _LIBRARY),
-            "vllm": Runtime("vllm", "VllmEmbedder", {"hub": _hub}, extra_options=True),
+            "vllm": Runtime("vllm", "VllmEmbedder", {}, extra_options=True),
         },
         "reranker": {
             "native": Runtime("native", "NativeReranker", _NATIVE),
             "transformers": Runtime("official", "OfficialReranker", _BATCHED),
             "sentence-transformers": Runtime("cross_encoder", "SentenceReranker", _LIBRARY),
-            "vllm": Runtime("vllm", "VllmReranker", {"hub": _hub}, extra_options=True),
+            "vllm": Runtime("vllm", "VllmReranker", {}, extra_options=True),
         },
     }
 )

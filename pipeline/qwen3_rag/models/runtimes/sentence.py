@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, processors
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
-from qwen3_rag.models.loading import choose_device, choose_dtype, quiet_loading
-from qwen3_rag.models.runtimes import Float32, Progress
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, matryoshka
-from qwen3_rag.models.tokens import well_formed
+from qwen3_rag.models.checkpoints.formats import END_OF_TEXT, matryoshka, unit_rows
+from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, quiet_loading
+from qwen3_rag.models.checkpoints.tokens import well_formed
+from qwen3_rag.models.runtimes.protocols import Progress
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
 
 __all__ = ["NeutralText", "SentenceEmbedder", "open_library_model"]
 
+Float32 = NDArray[np.float32]
 MOST_ROUNDS = 8
 SLICE = 256  # texts per call: the library sorts them by length, and progress is reported in between
 # Backend to the module it imports, the module's package, and the package's limit on transformers.
@@ -204,8 +205,7 @@ class SentenceEmbedder:
             part = [self.neutral(text) or empty for text in texts[start : start + SLICE]]
             with self._lock:
                 vectors = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
-            cut = np.asarray(vectors, dtype=np.float32)[:, : self.dimensions]
-            rows[start : start + len(part)] = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
+            rows[start : start + len(part)] = unit_rows(np.asarray(vectors, dtype=np.float32), self.dimensions)
             if progress:
                 progress(len(part))
         return rows

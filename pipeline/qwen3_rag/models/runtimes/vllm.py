@@ -21,13 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
-from qwen3_rag.models.loading import choose_dtype
-from qwen3_rag.models.runtimes import NEVER, Cancellation, Float32, Progress, RerankResult, rerank_result
-from qwen3_rag.models.runtimes.native import END_OF_TEXT, RerankInput, direction_of, matryoshka, query_ids, unit_rows
-from qwen3_rag.models.runtimes.sequences import pair_ids
-from qwen3_rag.models.tokens import Tokens
+from qwen3_rag.models.checkpoints.formats import EmbedFormat, RerankFormat, matryoshka, sliced, unit_rows
+from qwen3_rag.models.checkpoints.loading import choose_dtype, reranker_head
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.models.runtimes.protocols import Progress, Scored
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["VllmEmbedder", "VllmReranker"]
+
+Float32 = NDArray[np.float32]
 
 # Engine arguments that this module sets, or that this package never allows (trust_remote_code).
 RESERVED = (
@@ -156,34 +158,26 @@ class VllmReranker:
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
-        head, _ = direction_of(folder, tokens)
-        self.input = RerankInput(tokens, max_length)
+        head, _ = reranker_head(folder, tokens)
+        self.format = RerankFormat(tokens, max_length)
         form = {"hf_overrides": TO_CLASSIFIER} if head == "causal" else {}
         self.engine = Engine(
             folder, task="classify", form=form, device=device, dtype=dtype, max_length=max_length, options=options
         )
         self.runs_on = self.engine.runs_on
 
-    def read(
-        self,
-        instruction: str,
-        pairs: Sequence[tuple[str, str]],
-        cancellation: Cancellation = NEVER,
-        progress: Progress | None = None,
-    ) -> RerankResult:
-        """Log-odds of pairs; vLLM caches the prefixes that pairs share."""
-        sequences, truncated = pair_ids(self.input, instruction, pairs)
-        log_odds, read = np.full(len(pairs), np.nan, dtype=np.float32), 0
-        for part, rows in self.engine.rows(sequences, cancellation):
-            if rows.shape[1] != 1:
-                raise ModelError(
-                    f"vLLM returned {rows.shape[1]} values for a pair; expected 1, from a one-label classifier"
-                )
-            log_odds[list(part)] = rows[:, 0]
-            read += len(part)
-            if progress:
-                progress(len(part))
-        return rerank_result(log_odds, read, truncated, cancellation)
+    def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`; vLLM caches the prefixes that a query's candidates share."""
+        for first, part in sliced(groups):
+            encoded = self.format.encode(instruction, part)
+            inputs = [ids for group in encoded for ids in group.inputs]
+            truncated = [cut for group in encoded for cut in group.truncated]
+            for batch, rows in self.engine.rows(inputs, cancellation):
+                if rows.shape[1] != 1:
+                    raise ModelError(
+                        f"vLLM returned {rows.shape[1]} values for a pair; expected 1, from a one-label classifier"
+                    )
+                yield Scored([first + i for i in batch], rows[:, 0], sum(truncated[i] for i in batch))
 
 
 class VllmEmbedder:
@@ -194,8 +188,7 @@ class VllmEmbedder:
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.tokens, self.max_length = Tokens(folder), max_length
-        self.end = self.tokens.token_id(END_OF_TEXT)
+        self.format, self.max_length = EmbedFormat(Tokens(folder), max_length), max_length
         self.engine = Engine(
             folder, task="embed", form=_last_token(), device=device, dtype=dtype, max_length=max_length, options=options
         )
@@ -204,16 +197,15 @@ class VllmEmbedder:
 
     def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self.embed_ids(query_ids(self.tokens, texts, instruction, self.max_length))
+        return self._embed(self.format.queries(texts, instruction), None)
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self.embed_ids([ids[: self.max_length - 1] for ids in self.tokens.encode(texts)], progress)
+        return self._embed(self.format.documents(texts), progress)
 
-    def embed_ids(self, sequences: Sequence[Sequence[int]], progress: Progress | None = None) -> Float32:
-        """Unit rows of token ids without their end token."""
-        rows = np.empty((len(sequences), self.dimensions), dtype=np.float32)
-        for part, states in self.engine.rows([[*ids, self.end] for ids in sequences]):
+    def _embed(self, inputs: Sequence[Sequence[int]], progress: Progress | None) -> Float32:
+        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+        for part, states in self.engine.rows(inputs):
             rows[list(part)] = unit_rows(states, self.dimensions)
             if progress:
                 progress(len(part))
@@ -221,7 +213,7 @@ class VllmEmbedder:
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        return self.tokens.spans(text)
+        return self.format.tokens.spans(text)
 
 
 def _last_token() -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""The models' exact inputs as token ids, and their vectors; shared by every runtime.
+
+Formats follow the model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedding-*`. The templates are in
+`qwen3_rag.prompts`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
+from qwen3_rag.scores import Group
+
+__all__ = ["END_OF_TEXT", "EmbedFormat", "Encoded", "RerankFormat", "matryoshka", "sliced", "unit_rows"]
+
+END_OF_TEXT = "<|endoftext|>"
+SLICE = 4096  # pairs tokenized at once, to bound memory
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The token ids of one query with its documents.
+
+    Attributes:
+        head: Ids of prefix, instruction and query, which all of its candidates share.
+        tails: For each document, its ids and those of the suffix.
+        truncated: For each document, whether it was truncated.
+    """
+
+    head: list[int]
+    tails: list[list[int]]
+    truncated: list[bool]
+
+    @property
+    def inputs(self) -> list[list[int]]:
+        """The complete input of each pair."""
+        return [self.head + tail for tail in self.tails]
+
+
+class RerankFormat:
+    """Turns queries and documents into token ids in the official reranker format.
+
+    Args:
+        tokens: The model's tokenizer.
+        max_length: Most tokens of prefix, instruction, query, document and suffix together; only the document is
+            truncated.
+
+    Raises:
+        ModelError: The tokenizer merges the document's first characters with the text before it.
+    """
+
+    def __init__(self, tokens: Tokens, max_length: int) -> None:
+        self.tokens, self.max_length = tokens, max_length
+        self.prefix = tokens.encode_control(RERANK_PREFIX)
+        self.suffix = tokens.encode_control(RERANK_SUFFIX)
+        self._check_cut()
+
+    def _check_cut(self) -> None:
+        # Encoding query and document separately is exact only if no token spans "<Document>:" and the space after it.
+        head = rerank_query("i", "q")
+        for document in ("a", "\nb", " c", "中", "1", "<", ""):
+            together, separate = (
+                self.tokens.encode([f"{head} {document}"])[0],
+                self.tokens.encode([head, f" {document}"]),
+            )
+            if together != separate[0] + separate[1]:
+                raise ModelError(
+                    f"this tokenizer merges '<Document>:' with the text after it ({document!r}); use another runtime"
+                )
+
+    def query(self, instruction: str, query: str) -> list[int]:
+        """Ids of prefix, instruction and query.
+
+        Raises:
+            InvalidArgumentError: They leave no tokens for a document within `max_length`.
+        """
+        ids = self.prefix + self.tokens.encode([rerank_query(instruction, query)])[0]
+        if len(ids) + len(self.suffix) >= self.max_length:
+            raise InvalidArgumentError(
+                f"instruction and query take {len(ids) + len(self.suffix)} tokens with the template; expected fewer "
+                f"than max_length={self.max_length}, so that a document fits: {query[:60]!r}…"
+            )
+        return ids
+
+    def document_budget(self, head: Sequence[int]) -> int:
+        """Number of tokens left for a document after the ids of prefix, instruction and query."""
+        return self.max_length - len(head) - len(self.suffix)
+
+    def encode(self, instruction: str, groups: Sequence[Group]) -> list[Encoded]:
+        """Ids of each group; documents are truncated to fit. Errors as in `query`."""
+        heads = [self.query(instruction, query) for query, _ in groups]
+        ids = iter(self.tokens.encode([f" {document}" for _, documents in groups for document in documents]))
+        return [
+            self._encoded(head, islice(ids, len(documents))) for head, (_, documents) in zip(heads, groups, strict=True)
+        ]
+
+    def _encoded(self, head: list[int], documents: Iterable[list[int]]) -> Encoded:
+        limit = self.document_budget(head)
+        tails, truncated = [], []
+        for ids in documents:
+            tails.append(ids[:limit] + self.suffix)
+            truncated.append(len(ids) > limit)
+        return Encoded(head, tails, truncated)
+
+
+def sliced(groups: Sequence[Group], size: int = SLICE) -> Iterator[tuple[int, list[Group]]]:
+    """The groups in slices of at most `size` documents, a larger group split; each with its first document's position.
+
+    Positions count the documents of all groups, one after the other.
+    """
+    part: list[Group] = []
+    first = count = 0
+    for query, documents in groups:
+        start = 0
+        while start < len(documents):
+            taken = documents[start : start + size - count]
+            part.append((query, taken))
+            start, count = start + len(taken), count + len(taken)
+            if count == size:
+                yield first, part
+                first, count, part = first + count, 0, []
+    if part:
+        yield first, part
+
+
+class EmbedFormat:
+    """Turns texts into token ids in the official embedder format, with the end token whose state is the vector.
+
+    Args:
+        tokens: The model's tokenizer.
+        max_length: Most tokens of an input, the end token included.
+
+    Raises:
+        ModelError: The tokenizer has no `<|endoftext|>`.
+    """
+
+    def __init__(self, tokens: Tokens, max_length: int) -> None:
+        self.tokens, self.max_length = tokens, max_length
+        self.end = tokens.token_id(END_OF_TEXT)
+
+    def queries(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
+        """Ids of queries with their instruction.
+
+        Raises:
+            InvalidArgumentError: A query exceeds `max_length`.
+        """
+        encoded = self.tokens.encode([embed_query(instruction, text) for text in texts])
+        for text, ids in zip(texts, encoded, strict=True):
+            if len(ids) >= self.max_length:
+                raise InvalidArgumentError(
+                    f"instruction and query take {len(ids) + 1} tokens; expected at most max_length={self.max_length}: "
+                    f"{text[:60]!r}…"
+                )
+        return [[*ids, self.end] for ids in encoded]
+
+    def documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of documents, each truncated to `max_length`."""
+        return [[*ids[: self.max_length - 1], self.end] for ids in self.tokens.encode(texts)]
+
+
+def matryoshka(full: int, dimensions: int | None) -> int:
+    """Check the number of dimensions to keep; None keeps all.
+
+    Raises:
+        InvalidArgumentError: The number is below 32 (or below `full`, if that is less) or above `full`.
+    """
+    if dimensions is None:
+        return full
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not min(32, full) <= dimensions <= full:
+        raise InvalidArgumentError(f"dimensions is {dimensions!r}; this model gives {min(32, full)} to {full}")
+    return dimensions
+
+
+def unit_rows(states: Float32, dimensions: int) -> Float32:
+    """The first `dimensions` values of each row, scaled to unit length."""
+    cut = states[:, :dimensions]
+    unit: Float32 = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
+    return unit

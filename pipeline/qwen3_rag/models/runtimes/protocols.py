@@ -1,0 +1,66 @@
+"""What a runtime does for `Reranker` and `Embedder`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.scores import NEVER, Cancellation, Group
+
+__all__ = ["EmbeddingRuntime", "Loaded", "Progress", "RerankRuntime", "Scored"]
+
+Float32 = NDArray[np.float32]
+Progress = Callable[[int], None]
+
+
+class Loaded(Protocol):
+    """A loaded model."""
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Device, dtype, attention and similar facts, as text."""
+
+
+class Scored(NamedTuple):
+    """Some of the documents of a call, scored.
+
+    Attributes:
+        indices: Their positions, counting the documents of all groups one after the other.
+        log_odds: float32 (n,), logit(yes) − logit(no) of each.
+        truncated: How many of them were truncated.
+    """
+
+    indices: Sequence[int]
+    log_odds: Float32
+    truncated: int = 0
+
+
+class RerankRuntime(Loaded, Protocol):
+    """Scores groups of a query and its documents."""
+
+    def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """Yield the documents' scores batch by batch, in any order, until all are scored or `cancellation` applies.
+
+        Args:
+            instruction: The instruction's text.
+            groups: Each query once; no document occurs twice in a group.
+            cancellation: Once it applies, no further batch starts.
+        """
+
+
+class EmbeddingRuntime(Loaded, Protocol):
+    """Turns texts into unit vectors."""
+
+    dimensions: int
+    max_length: int
+    takes_instructions: bool
+
+    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+        """Unit rows (n, dimensions)."""
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+        """Unit rows (n, dimensions)."""
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets (n, 2) of a text's tokens."""

@@ -1,0 +1,169 @@
+"""A search from query to results: embed, retrieve candidates, rerank, arrange."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_rag.errors import ModelError
+from qwen3_rag.index.retriever import Candidate, Retriever
+from qwen3_rag.index.store import Store
+from qwen3_rag.ingest.indexer import not_unit
+from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, named_instructions
+from qwen3_rag.prompts import resolve_instruction
+from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id
+from qwen3_rag.records import Hit, Results
+from qwen3_rag.scores import RerankResult
+
+__all__ = ["Searcher"]
+
+TOGETHER = 256  # queries embedded and retrieved at once, to bound memory
+CALLERS = 16  # queries reranked at once; the reranker merges their candidates into common batches
+Float32 = NDArray[np.float32]
+
+
+class Searcher:
+    """Answers queries from a store.
+
+    Args:
+        store: The store.
+        retriever: Its first stage.
+        embedder: The embedder that made the store's vectors.
+        reranker: The second stage, or None for the first stage only.
+    """
+
+    def __init__(
+        self, store: Store, retriever: Retriever, embedder: EmbedderProtocol, reranker: RerankerProtocol | None
+    ) -> None:
+        self.store, self.retriever, self.embedder, self.reranker = store, retriever, embedder, reranker
+
+    def search(
+        self, queries: Sequence[str], options: SearchOptions, started: float, cancel: threading.Event | None
+    ) -> list[Results]:
+        """Results of each query; timings and deadline count from `started`, a value of `time.monotonic()`."""
+        results: list[Results] = []
+        for start in range(0, len(queries), TOGETHER):
+            results += self._search(queries[start : start + TOGETHER], options, started, cancel)
+        return results
+
+    def _search(
+        self, queries: Sequence[str], options: SearchOptions, started: float, cancel: threading.Event | None
+    ) -> list[Results]:
+        times = [time.monotonic()]
+        for_embedder, for_reranker = self._instructions(options.instruction)
+        vectors = None if options.mode == "lexical" else self._vectors(queries, for_embedder)
+        times.append(time.monotonic())
+        candidates = self._candidates(queries, vectors, options)
+        times.append(time.monotonic())
+        deadline = None if options.deadline is None else started + options.deadline
+        scores = self._rerank(queries, candidates, for_reranker, deadline, cancel) if options.rerank else None
+        arranged = [self._arranged(each, scores[i] if scores else None, options) for i, each in enumerate(candidates)]
+        times.append(time.monotonic())
+        stages = dict(zip(("embed", "retrieve", "rerank"), np.diff(times).tolist(), strict=True))
+        return [
+            Results(
+                hits,
+                mode=options.mode,
+                timings=stages | {"total": times[-1] - started},
+                degraded=degraded,
+                truncated=truncated,
+            )
+            for hits, degraded, truncated in arranged
+        ]
+
+    def _instructions(self, instruction: str | None) -> tuple[str | None, str | None]:
+        """An instruction's text for embedder and reranker: each one's own names first, then the other's."""
+        if instruction is None:
+            return None, None
+        first, second = (named_instructions(m.describe()) if m else {} for m in (self.embedder, self.reranker))
+        return resolve_instruction(instruction, second | first), resolve_instruction(instruction, first | second)
+
+    def _vectors(self, queries: Sequence[str], instruction: str | None) -> Float32:
+        """Unit vectors (n, dimensions) of the queries."""
+        takes = self.embedder.takes_instructions
+        vectors: Float32 = np.asarray(self.embedder.encode_query(list(queries), instruction if takes else None))
+        if vectors.shape != (expected := (len(queries), self.retriever.dimensions)):
+            raise ModelError(f"the embedder returned query vectors of shape {vectors.shape}; expected {expected}")
+        if (wrong := not_unit(vectors)) is not None:
+            raise ModelError(f"the embedder returned a query vector of norm {wrong[1]:.4g}; expected 1")
+        return vectors
+
+    def _candidates(
+        self, queries: Sequence[str], vectors: Float32 | None, options: SearchOptions
+    ) -> list[list[Retrieved]]:
+        """First-stage candidates of each query, best first."""
+        hits = self.retriever.search_many(queries, vectors, options.depth, options.mode, options.filter)
+        if not options.group_by_document or options.candidates is not None:
+            return [_ranked(each) for each in hits]
+        rows = [None] * len(queries) if vectors is None else list(vectors)
+        return [self._further(*each, options) for each in zip(queries, rows, hits, strict=True)]
+
+    def _further(
+        self, query: str, vector: Float32 | None, hits: list[Candidate], options: SearchOptions
+    ) -> list[Retrieved]:
+        """The candidates, and the best passages of further documents if they are of fewer than `top_k`."""
+        reach = options.depth
+        while len(hits) == reach and len({passage.document_id for passage, _ in hits}) < options.top_k:
+            reach *= 2
+            hits = self.retriever.search(query, vector, reach, options.mode, options.filter)
+        candidates = _ranked(hits)
+        chosen, seen = candidates[: options.depth], {c.passage.document_id for c in candidates[: options.depth]}
+        for candidate in candidates[options.depth :]:
+            if len(seen) < options.top_k and candidate.passage.document_id not in seen:
+                seen.add(candidate.passage.document_id)
+                chosen.append(candidate)
+        return chosen
+
+    def _rerank(
+        self,
+        queries: Sequence[str],
+        candidates: list[list[Retrieved]],
+        instruction: str | None,
+        deadline: float | None,
+        cancel: threading.Event | None,
+    ) -> list[RerankResult | None]:
+        """The reranker's scores of each query's candidates; several queries are reranked at once."""
+        reranker = self.reranker
+        if reranker is None:
+            return [None] * len(queries)
+        stop = cancel or threading.Event()
+
+        def read(query: str, candidates: list[Retrieved]) -> RerankResult | None:
+            if not candidates:
+                return None
+            texts = [candidate.passage.searched(self.store.titles) for candidate in candidates]
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return reranker.read(query, texts, instruction, left, stop if len(queries) > 1 else cancel)
+
+        if len(queries) == 1:
+            return [read(queries[0], candidates[0])]
+        with ThreadPoolExecutor(min(CALLERS, len(queries)), "qwen3-rag-rerank") as pool:
+            futures = [pool.submit(read, *each) for each in zip(queries, candidates, strict=True)]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                if cancel is None:
+                    stop.set()
+                raise
+
+    def _arranged(
+        self, candidates: list[Retrieved], scores: RerankResult | None, options: SearchOptions
+    ) -> tuple[list[Hit], str | None, int]:
+        """Hits, the reason if some candidates were not reranked, and the number of truncated candidates."""
+        hits, degraded = arrange(candidates, scores, options)
+        if options.neighbours:
+            passages = {passage_id(c.passage.document_id, c.passage.ordinal): c.passage for c in candidates}
+            for place, hit in enumerate(hits):
+                start, end, text = self.store.widened(passages[hit.id], options.neighbours)
+                hits[place] = replace(hit, text=text, start=start, end=end)
+        return hits, degraded, scores.truncated if scores else 0
+
+
+def _ranked(hits: Sequence[Candidate]) -> list[Retrieved]:
+    return [Retrieved(passage, score, rank) for rank, (passage, score) in enumerate(hits, start=1)]
