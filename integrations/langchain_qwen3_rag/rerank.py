@@ -9,6 +9,7 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import Field
 
 from qwen3_rag.adapters import RerankerFields
+from qwen3_rag.records import heading_path, passage_text
 from qwen3_rag.scores import Ranked, ranked
 
 __all__ = ["Qwen3Rerank"]
@@ -30,6 +31,9 @@ class Qwen3Rerank(RerankerFields, BaseDocumentCompressor):
 
     reranker: Any = Field(default=None, exclude=True, description="A Reranker or Cascade to use instead of `model`.")
     top_n: int = Field(default=3, ge=1, description="Number of documents to keep.")
+    titles: bool = Field(
+        default=False, description="Put `title` and `headings` of the metadata before the text, as a store does."
+    )
     min_score: float | None = Field(default=None, ge=0, le=1, description="Lowest probability of a document to keep.")
 
     def rerank(
@@ -50,9 +54,15 @@ class Qwen3Rerank(RerankerFields, BaseDocumentCompressor):
             raise ValueError(f"top_n is {limit}; expected at least 1")
         if not documents:
             return []
-        texts = [d if isinstance(d, str) else d.page_content for d in documents]
+        texts = [d if isinstance(d, str) else self._text(d) for d in documents]
         ranking = ranked(self.current_reranker().read(query, texts, self.instruction))
         return [r for r in ranking if self.min_score is None or r.score >= self.min_score][:limit]
+
+    def _text(self, document: Document) -> str:
+        """What the reranker reads of a document: as in a store, if its title and headings are wanted."""
+        title, headings = (document.metadata.get(name) for name in ("title", "headings"))
+        path = heading_path([str(heading) for heading in headings]) if isinstance(headings, list | tuple) else None
+        return passage_text(document.page_content, str(title) if title else None, path, self.titles)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

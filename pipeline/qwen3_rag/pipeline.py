@@ -15,6 +15,7 @@ from qwen3_rag.arguments import as_path, check_cancel, check_ids, check_query, t
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
+    StoreExistsError,
     StoreMovedError,
     UnknownNameError,
 )
@@ -24,6 +25,7 @@ from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
 from qwen3_rag.ingest.folders import Folders, Paths
 from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents
+from qwen3_rag.ingest.reembedding import Reembedding
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.cascade import Cascade
@@ -41,6 +43,7 @@ from qwen3_rag.settings import Settings
 __all__ = ["Pipeline"]
 
 VERIFY_TRIES = 20
+REEMBEDS = "reembeds"  # key under which an unfinished new store remembers the identity of the old one
 LISTED = 1000  # documents of a list that are read at once
 PROMPT_TOKENS = 16  # tokens
 FOLDER_OPTIONS = ("strict", "largest", "seconds", "emptied", "reread")  # and those of `Selection`
@@ -163,7 +166,7 @@ class Pipeline:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as the store's path and the models' arguments; the store is opened again when loaded."""
-        return _reopen, (type(self), self.store.folder, self.store.files.identity, self.embedder, self.reranker)
+        return _reopen, (type(self), self.store.folder, self.store.identity, self.embedder, self.reranker)
 
     def __enter__(self) -> Self:
         return self
@@ -462,6 +465,74 @@ class Pipeline:
         vectors = self.embedder.encode_query(texts) if texts else None
         self.upkeep.optimize(index, recall, vectors)
 
+    def reembed(
+        self,
+        path: str | Path,
+        embedder: str | EmbedderProtocol | None = None,
+        reranker: str | RerankerProtocol | None = None,
+        *,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> IndexReport:
+        """Make a new store from this store's texts: with another embedder, or cut into other passages.
+
+        This store is not changed. If the call is interrupted, call it again with the same arguments to continue. Files
+        are not read again; headings, pages and files of the documents are kept, so `sync` works on the new store.
+
+        Args:
+            path: A folder that is empty or does not exist yet, or the unfinished store of an interrupted call.
+            embedder: An `Embedder`, or the name of its model; None is this store's.
+            reranker: A `Reranker` or `Cascade`, or the name of a model; None is this store's.
+            show_progress: A bar on a terminal, log lines elsewhere.
+            **settings: Fields of `Settings` that differ from this store's.
+
+        Raises:
+            StoreExistsError: Something else is at `path`.
+            InvalidArgumentError: An unknown setting or model name.
+        """
+        changed = Settings.of(self.settings.describe() | settings)
+        folder = as_path(path, "path")
+        models = self.embedder if embedder is None else embedder, self.reranker if reranker is None else reranker
+        target = self._unfinished(folder, *models)
+        if target is None:
+            target = type(self).create(folder, *models, **changed.describe())
+            target.store.set_meta(REEMBEDS, self.store.identity)
+        with target:
+            if target.settings != changed:
+                raise InvalidArgumentError(f"{folder} was begun with {target.settings}; expected {changed}, as before")
+            same = embedder is None or target.store.meta("embedder") == self.store.meta("embedder")
+            work = Reembedding(self.store, target.store, target.embedder, self.settings, changed, same)
+            report = work.run(show_progress)
+            target.store.set_meta(REEMBEDS, None)
+            target._written = True
+        return report
+
+    def _unfinished(
+        self, folder: Path, embedder: str | EmbedderProtocol, reranker: str | RerankerProtocol | None
+    ) -> Self | None:
+        """The store that an interrupted `reembed` of this store began in a folder, opened."""
+        if not Store.exists(folder):
+            return None
+        target = type(self).open(folder, embedder, reranker)
+        if target.store.meta(REEMBEDS) != self.store.identity:
+            target.close()
+            raise StoreExistsError(
+                f"{folder} is already a store; expected a new folder, or this store's unfinished copy"
+            )
+        return target
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the store's last commit into a folder that is empty or does not exist yet.
+
+        Others may read and write the store meanwhile. The copy is a store of its own.
+
+        Raises:
+            StoreExistsError: Something is at `path` already.
+            IndexCorruptedError: What is copied does not match its checksums; nothing is left behind.
+            StoreError: The folder cannot be written; nothing is left behind.
+        """
+        self.store.backup(as_path(path, "path"))
+
     def verify(self) -> list[str]:
         """Read the whole store, compare checksums and return the faults, in words. Writes nothing."""
         for _ in range(VERIFY_TRIES):
@@ -493,7 +564,7 @@ class Pipeline:
 def _reopen(
     kind: type[Pipeline],
     path: Path,
-    identity: bytes,
+    identity: str,
     embedder: EmbedderProtocol,
     reranker: RerankerProtocol | None,
 ) -> Pipeline:
@@ -504,7 +575,7 @@ def _reopen(
     """
     store = Store.open(path)
     try:
-        if store.files.identity != identity:
+        if store.identity != identity:
             raise StoreMovedError(path)
         return kind(store, embedder, reranker, Settings.of(store.meta("settings")))
     except BaseException:

@@ -19,6 +19,7 @@ __all__ = [
     "heading_path",
     "headings_of",
     "passage_text",
+    "row_of_path",
     "same_as_stored",
 ]
 
@@ -39,6 +40,11 @@ def headings_of(path: str | None) -> tuple[str, ...]:
     """The headings in a text of `heading_path`."""
     line = (path or "").partition("\n")[0]
     return tuple(line.split(HEADINGS)) if line else ()
+
+
+def row_of_path(path: str | None) -> str | None:
+    """The table's first row in a text of `heading_path`; None if there is none."""
+    return (path or "").partition("\n")[2] or None
 
 
 def passage_text(text: str, title: str | None, path: str | None = None, titles: bool = True) -> str:
@@ -281,7 +287,7 @@ class IndexReport:
         files: Files that were read.
         files_unchanged: Files that had not changed and were not opened.
         moved: Documents that kept their vectors although their file moved.
-        ignored: Files of unsupported kinds.
+        ignored: Number of files of unsupported kinds, by suffix.
         skipped: Paths of files and folders that could not be read, and why.
         actions: In a dry run, the action for each file: "new", "changed", "moved", "removed".
     """
@@ -294,10 +300,16 @@ class IndexReport:
     files: int = 0
     files_unchanged: int = 0
     moved: int = 0
-    ignored: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
     actions: tuple[tuple[str, str], ...] = ()
 
     def __add__(self, other: "IndexReport") -> "IndexReport":
         mine, theirs = vars(self), vars(other)
-        return IndexReport(**{name: mine[name] + theirs[name] for name in mine})
+        return IndexReport(**{name: _added(mine[name], theirs[name]) for name in mine})
+
+
+def _added(one: Any, other: Any) -> Any:
+    if not isinstance(one, Mapping):
+        return one + other
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}

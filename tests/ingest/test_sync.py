@@ -329,7 +329,7 @@ def test_kinds_that_are_not_read_are_counted_and_not_opened_again(
     (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     os.utime(folder / "a.png", (0, 0))
     report = pipeline.sync(folder)
-    assert (report.ignored, report.skipped) == (1, ())
+    assert (report.ignored, report.skipped) == ({".png": 1}, ())
     assert pipeline.sync(folder).files_unchanged == 6
     (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     ((path, why),) = pipeline.index(folder / "b.png").skipped

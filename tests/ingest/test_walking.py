@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,22 @@ def test_roots_are_checked_and_resolved(folder: Path) -> None:
     (folder / "y").symlink_to(folder / "x")
     with pytest.raises(IngestError, match=r"x: "):
         Walk.roots_of([folder / "x"])
+
+
+def test_a_gitignore_with_hostile_or_broken_lines_is_read_in_linear_time(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_bytes(
+        b"a*a*a*a*a*a*a*a*a*a*a*a*a*a*b\n[z-a]h\n[[:alpha:]x\r\n*.log\r\nname\x85with\xc2\x85nel\n!keep.log\n"
+        + b"\xff\xfe\n"
+    )
+    for name in ("a" * 80, "zh", "x.log", "keep.log", "with"):
+        (tmp_path / name).write_text("text")
+    started = time.monotonic()
+    assert sorted(file.path.name for file in Walk([tmp_path])) == ["a" * 80, "keep.log", "with", "zh"]
+    assert time.monotonic() - started < 5
+
+
+def test_a_hostile_glob_is_matched_in_linear_time_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / ("a" * 80)).write_text("text")
+    assert list(Walk([tmp_path], Selection(include=("a*" * 20 + "b",)))) == []
+    with pytest.raises(InvalidArgumentError, match=r"exclude is \('\[z-a\]',\)"):
+        Selection(exclude=("[z-a]",))

@@ -31,6 +31,19 @@ def reranker(tiny_reranker: Path) -> Reranker:
     return Reranker(str(tiny_reranker), dtype="float32")
 
 
+def test_titles_are_read_as_in_a_store_if_wanted(reranker: Reranker) -> None:
+    metadata = {"title": "Guide", "headings": ["Setup", "Linux"], "other": 1}
+    documents = [Document("Run the script.", metadata=metadata), Document("No metadata.")]
+    plain, titled = Qwen3Rerank(reranker=reranker), Qwen3Rerank(reranker=reranker, titles=True)
+    texts = [document.page_content for document in documents]
+    expected = reranker.rank("q", texts), reranker.rank("q", ["Guide\nSetup > Linux\nRun the script.", texts[1]])
+    for compressor, ranking in zip((plain, titled), expected, strict=True):
+        rows = compressor.rerank(documents, "q")
+        assert [row["index"] for row in rows] == [place.corpus_id for place in ranking]
+        assert [row["relevance_score"] for row in rows] == pytest.approx([place.score for place in ranking], abs=1e-5)
+        assert compressor.compress_documents(documents, "q")[0].page_content in texts
+
+
 def test_it_compresses_in_a_contextual_compression_retriever(reranker: Reranker) -> None:
     retriever = ContextualCompressionRetriever(
         base_compressor=Qwen3Rerank(reranker=reranker, top_n=2), base_retriever=Everything()

@@ -24,7 +24,8 @@ app = typer.Typer(
 )
 for command in (
     indexing.index, indexing.sync, searching.search, searching.get, maintenance.info, maintenance.delete,
-    maintenance.optimize, maintenance.verify, maintenance.demo,
+    maintenance.optimize, maintenance.verify, maintenance.backup, maintenance.reembed,
+    maintenance.demo,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(searching.list_documents)

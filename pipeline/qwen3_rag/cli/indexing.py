@@ -144,6 +144,12 @@ def _opened(
     return Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)
 
 
+def _kinds(report: "IndexReport") -> str:
+    """Suffixes of unsupported files, the most frequent first."""
+    by_count = sorted(report.ignored.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in by_count)
+
+
 def _say(report: "IndexReport", as_json: bool, dry_run: bool = False) -> None:
     if as_json:
         print_json(asdict(report))
@@ -159,7 +165,7 @@ def _say(report: "IndexReport", as_json: bool, dry_run: bool = False) -> None:
     more = {
         "removed": report.removed,
         "moved": report.moved,
-        "files of other kinds": report.ignored,
+        f"files of other kinds ({_kinds(report)})": sum(report.ignored.values()),
         "files or folders skipped": len(report.skipped),
     }
     typer.echo(

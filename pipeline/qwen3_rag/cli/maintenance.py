@@ -1,17 +1,18 @@
-"""Commands that maintain a store and its models: info, delete, optimize, verify, verify-model, demo."""
+"""Commands that maintain a store and its models."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qwen3_rag.arguments import as_path
-from qwen3_rag.cli.common import FAILED, Json, State, Store, TrustUrls, print_json, readable
+from qwen3_rag.cli.common import FAILED, Json, State, Store, TrustUrls, print_json, print_notice, readable
 from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["delete", "demo", "info", "optimize", "verify", "verify_model_command"]
+__all__ = ["backup", "delete", "demo", "info", "optimize", "reembed", "verify", "verify_model_command"]
 
 
 @readable
@@ -83,6 +84,50 @@ def optimize(
         else ""
     )
     typer.echo(f"{details['passages']} passages, {details['bytes']} bytes; {index_details['type']}{reached}")
+
+
+@readable
+def backup(
+    store: Store, to: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)]
+) -> None:
+    """Copy a store, also while it is in use.
+
+    Example: qwen3-rag backup my-store /backups/my-store-monday
+    """
+    from qwen3_rag import Pipeline
+
+    with Pipeline.open(store) as pipeline:
+        pipeline.backup(to)
+    print_notice(f"{store} was copied to {to}")
+
+
+@readable
+def reembed(
+    store: Store,
+    to: Annotated[Path, typer.Argument(help="A new folder, or that of an interrupted run.", show_default=False)],
+    embedder: Annotated[str | None, typer.Option(help="Preset, folder or hub id. [default: the store's]")] = None,
+    chunk_tokens: Annotated[int | None, typer.Option(help="Tokens of a passage. [default: the store's]")] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(help="Tokens repeated. [default: the store's]")] = None,
+    trust_urls: TrustUrls = False,
+    as_json: Json = False,
+) -> None:
+    """Make a new store from a store's texts, with another embedder or cut differently; the old one is not changed.
+
+    Example: qwen3-rag reembed my-store my-store-4b --embedder 4b
+    """
+    from qwen3_rag import Pipeline
+
+    settings = {"chunk_tokens": chunk_tokens, "chunk_overlap": chunk_overlap}
+    passed: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
+        report = pipeline.reembed(to, embedder, show_progress=not State.quiet, **passed)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(
+            f"{report.documents} documents written in {report.passages} passages ({report.embedded} embedded), "
+            f"{report.unchanged} were there already"
+        )
 
 
 @readable

@@ -62,6 +62,23 @@ class Sources:
             sql = "SELECT id FROM documents WHERE origin = (SELECT number FROM sources WHERE path = ?) ORDER BY number"
             return [name for (name,) in self._run(sql, (path,))]
 
+    def finished(self) -> list[SourceRow]:
+        """All files that were read to their end."""
+        with self.snapshot():
+            if self.database.format == 2:
+                return []
+            rows = self._run("SELECT path, size, changed, digest FROM sources WHERE size != ?", (UNFINISHED,))
+            return [SourceRow(*row) for row in rows]
+
+    def origins(self, ids: Sequence[str]) -> dict[str, str]:
+        """Path of the file that a document came from, by id; documents without a file are left out."""
+        sql = "SELECT s.path FROM documents d JOIN sources s ON s.number = d.origin WHERE d.id = ?"
+        with self.snapshot():
+            if self.database.format == 2:
+                return {}
+            paths = {name: self._run(sql, (name,)).get for name in ids}
+            return {name: path for name, path in paths.items() if path is not None}
+
     def numbers(self, paths: Iterable[str]) -> dict[str, int]:
         """Numbers of files, within a transaction; new files get a number and are marked unfinished."""
         numbers = {}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qwen3_rag.arguments import NOTHING
 from qwen3_rag.errors import IndexCorruptedError, InvalidArgumentError
 from qwen3_rag.index import bitmap
+from qwen3_rag.index.backup import copy_commit, into_free_folder
 from qwen3_rag.index.bitmap import Bitmap
 from qwen3_rag.index.commit import Commit
 from qwen3_rag.index.compaction import SegmentWriter, compact
@@ -101,6 +102,16 @@ class Store:
     @property
     def _run(self) -> Run:
         return self.database.run
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether there is a store in a folder."""
+        return (folder / FILE).is_file()
+
+    @property
+    def identity(self) -> str:
+        """The store's random name, which it keeps when it is moved."""
+        return (self.files.identity or b"").hex()
 
     @property
     def format(self) -> int:
@@ -285,6 +296,25 @@ class Store:
             matching = self.fields.allowed(filter, commit)
             live = self.live(commit)
             return bitmap.to_rows(matching if live is None else matching & live)
+
+    def backup(self, to: Path) -> Commit:
+        """Copy the last commit into a folder that is empty or does not exist yet, while others read and write.
+
+        Raises:
+            StoreExistsError: Something is at `to` already.
+            IndexCorruptedError: What is copied does not match its checksums.
+            StoreError: The folder cannot be written. As after any error, nothing is left behind.
+        """
+        while True:
+            with self.snapshot() as commit:
+                try:
+                    with into_free_folder(to) as folder:
+                        copy_commit(self.database, self.rows(commit), commit, folder)
+                    return commit
+                except IndexCorruptedError:
+                    if self.files.acknowledged() == commit.number:
+                        raise
+            # A newer commit has replaced files before they were opened.
 
     def count(self) -> tuple[int, int]:
         """Numbers of documents and passages."""

@@ -22,11 +22,13 @@ from qwen3_rag.settings import Settings
 __all__ = [
     "BATCH",
     "Prepared",
+    "Vectors",
     "add_documents",
     "add_with_vectors",
     "as_documents",
     "not_unit",
     "prepare",
+    "prepared_as",
     "vectors_of",
 ]
 
@@ -136,11 +138,16 @@ def prepare(parsed: Parsed, embedder: EmbedderProtocol, settings: Settings) -> P
     cuts = chunk(parsed, starts, settings.chunk_tokens, settings.chunk_overlap, settings.tables)
     # Some collections contain documents with only a title; index the title alone.
     cuts = cuts or ([Cut(0, 0)] if document.title and settings.titles else [])
+    return prepared_as(document, parsed.pages, cuts, settings)
+
+
+def prepared_as(document: Document, pages: tuple[int, ...], cuts: list[Cut], settings: Settings) -> Prepared:
+    """A document with the passages `cuts`."""
     texts = [
         passage_text(document.text[c.start : c.stop], document.title, heading_path(c.headings, c.row), settings.titles)
         for c in cuts
     ]
-    return Prepared(document, parsed.pages, cuts, texts, [_digest(text) for text in texts])
+    return Prepared(document, pages, cuts, texts, [_digest(text) for text in texts])
 
 
 def add_documents(

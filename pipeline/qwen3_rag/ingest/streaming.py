@@ -242,7 +242,11 @@ class Stream:
         before = set(self.store.sources.documents(path))
         if self._nothing_to_read(entry):
             row = row_of(entry, NOTHING_TO_READ)
-            yield _Batch(read=[row], remove=sorted(before), report=IndexReport(ignored=1, removed=len(before)))
+            yield _Batch(
+                read=[row],
+                remove=sorted(before),
+                report=IndexReport(ignored={entry.path.suffix.lower(): 1}, removed=len(before)),
+            )
             return
         digest = _digest(entry.path)
         documents = read(entry.path, self.largest, self.seconds)

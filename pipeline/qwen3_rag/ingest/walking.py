@@ -1,11 +1,14 @@
 """Lists files by globs, hidden names, .gitignore and links; opens no file except .gitignore."""
 
 import os
+import re
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import re2
 from pathspec import GitIgnoreSpec
 
 from qwen3_rag.arguments import as_path, text_list
@@ -15,6 +18,7 @@ from qwen3_rag.index.database import FILE
 __all__ = ["FileEntry", "Selection", "Walk"]
 
 IGNORE = ".gitignore"
+BROKEN = (ValueError, re.error, re2.error)  # what a line that makes no pattern raises
 SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -49,8 +53,8 @@ class Selection:
         for name in ("include", "exclude"):
             object.__setattr__(self, name, tuple(text_list(getattr(self, name), name)))
             try:
-                GitIgnoreSpec.from_lines(getattr(self, name))
-            except ValueError as error:
+                _spec(getattr(self, name))
+            except BROKEN as error:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}: {error}") from error
 
 
@@ -97,7 +101,7 @@ class Walk:
     def __iter__(self) -> Iterator[FileEntry]:
         """Yield each selected file once, folder by folder, sorted by name."""
         seen: set[str] = set()
-        include, exclude = (GitIgnoreSpec.from_lines(getattr(self.selection, n)) for n in ("include", "exclude"))
+        include, exclude = (_spec(getattr(self.selection, n)) for n in ("include", "exclude"))
         self._include, self._exclude = include if self.selection.include else None, exclude
         for root in self.roots:
             if root.is_dir():
@@ -151,8 +155,9 @@ class Walk:
             return
         folder = entry.is_dir(follow_symlinks=links)
         path = entry.path + "/" if folder else entry.path
-        relative = path[len(root.rstrip("/")) + 1 :]
-        if self._exclude.match_file(relative) or _ignored(path, rules):
+        readable = path.encode(errors="replace").decode()  # a name may not be valid UTF-8
+        relative = readable[len(root.rstrip("/")) + 1 :]
+        if self._exclude.match_file(relative) or _ignored(readable, rules):
             return
         if not folder:
             if self._include is None or self._include.match_file(relative):
@@ -170,10 +175,26 @@ class Walk:
 
 def _rules(folder: str) -> Rules:
     try:
-        lines = (Path(folder) / IGNORE).read_text("utf-8", errors="replace").splitlines()
-        return ((folder + "/", GitIgnoreSpec.from_lines(lines)),)
-    except (OSError, ValueError):
+        text = (Path(folder) / IGNORE).read_bytes().decode("utf-8", errors="replace")
+    except OSError:
         return ()
+    # As git reads it: only \n ends a line, and a line that makes no pattern matches nothing.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return ((folder + "/", _spec([line for line in lines if _makes_a_pattern(line)])),)
+
+
+def _spec(lines: Sequence[str]) -> GitIgnoreSpec:
+    """Patterns in .gitignore syntax, matched in linear time: `a*a*…` would hang Python's own expressions."""
+    with warnings.catch_warnings(action="ignore"):  # about brackets that mean something else in regular expressions
+        return GitIgnoreSpec.from_lines(lines, backend="re2")
+
+
+def _makes_a_pattern(line: str) -> bool:
+    try:
+        _spec([line])
+    except BROKEN:
+        return False
+    return True
 
 
 def _rules_above(root: Path) -> Rules:
