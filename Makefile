@@ -72,7 +72,7 @@ $(PEERS)/peers.done: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install -qq $(VLLM) || $(PEERS)/bin/pip install -qq $(VLLM) --extra-index-url $(TORCH_CPU_INDEX)
 	$(PEERS)/bin/pip uninstall -qq -y torchvision torchaudio torchcodec
-	$(PEERS)/bin/pip install -qq --no-deps -e . apsw xxhash filelock pathspec sentencex
+	$(PEERS)/bin/pip install -qq --no-deps -e . apsw xxhash filelock pathspec google-re2 sentencex
 	$(PEERS)/bin/python -c "import vllm, qwen3_rag.models.runtimes.vllm; from qwen3_rag import Pipeline"
 	@touch $@
 

@@ -50,6 +50,8 @@ def write_word(path: Path) -> None:
     document.core_properties.title = "Pump manual"
     document.add_heading("Bleeding", 1)
     document.add_paragraph("The pump is bled at the upper valve.")
+    document.add_paragraph("Close the valve.", "List Number")
+    document.add_paragraph("Open the pump.", "List Number")
     document.add_heading("Tools", 2)
     table = document.add_table(rows=2, cols=2)
     for row, cells in zip(table.rows, (("tool", "size"), ("spanner", "12 mm")), strict=True):

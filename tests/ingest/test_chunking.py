@@ -33,8 +33,20 @@ def passages(text: str, size: int, overlap: int = 0) -> list[str]:
     return [text[c.start : c.stop] for c in cut(text, size, overlap)]
 
 
-PARTS = [*TEXTS[::20], "\n\n", "x" * 90, ".", "中文。", "\n- item\n", "\r\n", "𝒳 ", "é\u0301"]
-KINDS: list[Kind] = ["prose", "code", "table"]
+PARTS = [
+    *TEXTS[::20],
+    "\n\n",
+    "x" * 90,
+    ".",
+    "中文。",
+    "\n- item\n",
+    "1. one\n2. two\n",
+    "\n\n---\n\n",
+    "\r\n",
+    "𝒳 ",
+    "é\u0301",
+]
+KINDS: list[Kind] = ["prose", "list", "code", "table"]
 
 
 @st.composite
@@ -43,7 +55,10 @@ def parsed(draw: st.DrawFn) -> Parsed:
     text = "".join(parts)
     places = sorted({0, len(text), *draw(st.lists(st.integers(0, len(text)), max_size=5))})
     path = st.lists(st.sampled_from("ABC"), max_size=3).map(tuple)
-    sections = tuple(Section(a, b, draw(path), draw(st.sampled_from(KINDS))) for a, b in pairwise(places))
+    length = st.sampled_from((0, 0, 7, 1000))
+    sections = tuple(
+        Section(a, b, draw(path), draw(st.sampled_from(KINDS)), min(draw(length), b - a)) for a, b in pairwise(places)
+    )
     return Parsed(Document(text), sections, tuple(draw(st.lists(st.sampled_from(places), max_size=3).map(sorted))))
 
 
@@ -157,3 +172,59 @@ def test_tokens_of_a_long_text_lie_where_those_of_the_whole_do(text: str) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunking, "SLAB", 7)
         np.testing.assert_array_equal(token_starts(Characters(), text), whole)
+
+
+def test_a_passage_ends_with_a_paragraph_that_ends_in_its_second_half() -> None:
+    text = "Aaaa aaaa. Bbbb bbbb. Cccc cccc.\n\nDddd dddd. Eeee eeee. Ffff ffff."
+    assert passages(text, 50)[0] == "Aaaa aaaa. Bbbb bbbb. Cccc cccc."
+    text = "Aaaa aaaa.\n\nBbbb bbbb. Cccc cccc. Dddd dddd. Eeee eeee."
+    assert passages(text, 40)[0] == "Aaaa aaaa.\n\nBbbb bbbb. Cccc cccc. Dddd dddd.", "not in its first half"
+
+
+def test_a_passage_ends_rather_at_a_rule_than_at_a_later_paragraph() -> None:
+    text = "Aaaa aaaa. Bbbb bbbb. Cccc cccc.\n\n---\n\nDddd.\n\nEeee eeee. Ffff ffff."
+    assert passages(text, 42)[0] == "Aaaa aaaa. Bbbb bbbb. Cccc cccc.\n\n---"
+
+
+@pytest.mark.parametrize("kind", ["prose", "list"])
+def test_a_list_is_split_between_its_items(kind: Kind) -> None:
+    text = "- aaaa. bbbb.\n  cccc\n  - dddd\n- eeee. ffff.\n- gggg"
+    (first, *_) = cut(text, 28, sections=(Section(0, len(text), (), kind),))
+    assert text[: first.stop] == "- aaaa. bbbb.\n  cccc\n  - dddd"
+
+
+def test_a_number_of_a_list_item_is_not_the_end_of_a_passage() -> None:
+    text = "1. Aaaa aaaa\n2. Bbbb bbbb\n3. Cccc cccc"
+    assert passages(text, 12) == text.split("\n")
+
+
+def test_no_passage_is_only_a_heading_if_text_follows_it() -> None:
+    text = "# Guide\n\n## Setup\n\n" + "word " * 100
+    at = text.index("##")
+    sections = (Section(0, at, ("Guide",), "prose", 9), Section(at, len(text), ("Guide", "Setup"), "prose", 10))
+    cuts = cut(text, 40, sections=sections)
+    assert text[: cuts[0].stop].startswith("# Guide\n\n## Setup\n\nword word")
+    assert (cuts[0].headings, cuts[1].headings) == (("Guide",), ("Guide", "Setup"))
+
+
+def test_a_heading_without_text_goes_to_the_section_below_it() -> None:
+    text = "word " * 9 + "\n\n# B\n\n## C\n\n" + "text " * 20
+    b, c = text.index("# B"), text.index("## C")
+    sections = (
+        Section(0, b, ("A",)), Section(b, c, ("B",), "prose", 3), Section(c, len(text), ("B", "C"), "prose", 4)
+    )  # fmt: skip
+    cuts = cut(text, 50, sections=sections)
+    assert text[cuts[1].start :].startswith("# B\n\n## C\n\ntext")
+
+
+def test_a_table_that_is_dropped_is_in_no_passage() -> None:
+    text = "before\n\na | b\n\nafter"
+    sections = (Section(0, 8, ("A",)), Section(8, 15, ("A",), "table"), Section(15, 20, ("A",)))
+    assert [text[c.start : c.stop] for c in cut(text, 100, tables="drop", sections=sections)] == ["before", "after"]
+    assert [text[c.start : c.stop] for c in cut(text, 100, sections=sections)] == [text]
+
+
+def test_a_passage_ends_rather_before_a_table_than_within_it() -> None:
+    text = "Aaaa aaaa. Bbbb bbbb.\n\na | b\nc | d\ne | f\ng | h"
+    sections = (Section(0, 23, ("A",)), Section(23, len(text), ("A",), "table"))
+    assert [text[c.start : c.stop] for c in cut(text, 26, 9, sections=sections)] == [text[:21], text[23:]]

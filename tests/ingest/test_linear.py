@@ -18,6 +18,7 @@ LIMIT = 30  # seconds; each takes one to four
 RUNS = {
     "dots": ".", "spaces": " ", "lines-tabs": "\n\t", "quotes": '"', "sentences": ".a ", "brackets": "(",
     "full-stops": "。", "combining": "\u0301", "dots-quotes": ".'", "opening": "“", "numbers": "1. ", "dandas": "। ",
+    "items": "- a\n", "empty-items": "1.\n", "rules": "- - -\n\n", "indented": " \t",
 }  # fmt: skip
 
 
@@ -53,6 +54,17 @@ def test_chunk_takes_linear_time_for_runs(name: str) -> None:
     covered = sum(len(text[cut.start : cut.stop].strip()) > 0 for cut in cuts)
     assert covered == len(cuts) <= 2 * len(text) // (4 * 200) + 2
     assert text[cuts[-1].start : cuts[-1].stop].endswith("x end")
+
+
+def test_chunk_takes_linear_time_for_headings_without_text() -> None:
+    line, count = "# heading\n\n", 100_000
+    text = line * count + "text"
+    at = range(0, len(line) * count, len(line))
+    sections = [Section(start, start + len(line), (f"h{start}",), "prose", len(line)) for start in at]
+    last = Section(len(line) * count, len(text), (), "prose")
+    cuts = chunk(Parsed(Document(text), (*sections, last)), np.arange(0, len(text), 4), 400, 50)
+    assert len(cuts) < len(text) // (4 * 200) + 2
+    assert text[cuts[-1].start : cuts[-1].stop].endswith("text")
 
 
 def test_chunk_looks_for_the_first_row_of_a_long_table_once() -> None:

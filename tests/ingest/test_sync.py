@@ -1,5 +1,6 @@
 """A store and its folder: what is read, what is left alone, what is kept when things go wrong."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 
 from qwen3_rag import Document, Pipeline
-from qwen3_rag.errors import IngestError
-from qwen3_rag.ingest import files, indexer, planning, readers, streaming
+from qwen3_rag.errors import IngestError, MissingDependencyError
+from qwen3_rag.ingest import batches, files, planning, readers
 from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.planning import look
 from qwen3_rag.ingest.readers import read
@@ -278,7 +279,7 @@ def test_files_and_folders_without_permission_are_named(tmp_path_factory: pytest
 def test_a_file_deleted_or_changed_half_way_is_said_and_read_by_the_next_run(
     pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = streaming.read
+    real = batches.read
 
     def meddle(path: Path, *limits: float) -> Iterator[Any]:
         if path.name == "1.txt":
@@ -288,7 +289,7 @@ def test_a_file_deleted_or_changed_half_way_is_said_and_read_by_the_next_run(
             write(path, "changed meanwhile", age=10)
         yield from parsed
 
-    monkeypatch.setattr(streaming, "read", meddle)
+    monkeypatch.setattr(batches, "read", meddle)
     report = pipeline.sync(folder)
     assert [(Path(path).name, why.split(";")[0]) for path, why in report.skipped] == [
         ("1.txt", "cannot be read: No such file or directory"),
@@ -347,8 +348,7 @@ def test_what_a_selection_no_longer_holds_is_removed(pipeline: Pipeline, folder:
 def test_a_document_of_many_passages_is_written_whole(
     pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer, "BATCH", 4)
-    monkeypatch.setattr(streaming, "BATCH", 4)
+    monkeypatch.setattr(batches, "BATCH", 4)
     text = " ".join(f"Sentence number {n} stands here by itself." for n in range(3000))
     write(folder / "book.txt", text)
     report = pipeline.sync(folder)
@@ -370,8 +370,8 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from ingest import test_sync
 from qwen3_rag import Pipeline
-from qwen3_rag.ingest import streaming
-streaming.BATCH = 16
+from qwen3_rag.ingest import batches
+batches.BATCH = 16
 
 class Mortal(test_sync.Words):
     def encode_document(self, texts, show_progress=False):
@@ -415,3 +415,28 @@ def test_a_watched_folder_is_kept_in_step(pipeline: Pipeline, folder: Path) -> N
     timer.start()
     assert next(reports).documents == 1
     assert len(pipeline) == 6
+
+
+def test_a_missing_package_is_named_with_its_command_once_and_the_files_are_tried_again(
+    pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(file: files.File) -> Iterator[Document]:
+        raise MissingDependencyError("film", "reading films", 'pip install "qwen3-rag[ingest]"')
+        yield
+
+    monkeypatch.setitem(readers._registered, ".film", missing)
+    for name in "abc":
+        write(folder / f"{name}.film", "text")
+    for _ in range(2):
+        reasons = [reason for _, reason in pipeline.sync(folder).skipped]
+        short = "reading films needs the package 'film'"
+        assert reasons == [f'{short}, which is not installed: pip install "qwen3-rag[ingest]"', short, short]
+
+
+def test_broken_gzip_is_not_read_again_until_its_content_changes(pipeline: Pipeline, folder: Path) -> None:
+    (folder / "a.txt.gz").write_bytes(gzip.compress(b"text " * 1000)[:-10])
+    os.utime(folder / "a.txt.gz", (0, 0))
+    first = pipeline.sync(folder)
+    again = pipeline.sync(folder)
+    assert (again.skipped, again.files_unchanged) == (first.skipped, 6)
+    assert "broken gzip" in first.skipped[0][1]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from qwen3_rag.errors import IngestError
 from qwen3_rag.forking import forget_in_child
-from qwen3_rag.ingest.files import ContentError, File
+from qwen3_rag.ingest.files import ContentError, File, NotInstalledError
 from qwen3_rag.ingest.messages import Event, checked, receive, send
 
 __all__ = ["MEMORY", "Child", "parse"]
@@ -123,7 +123,7 @@ class Child:
         if end == "memory":
             raise ContentError(path, self._too_much_memory)
         if end == "missing":
-            raise IngestError(f"{path}: {str(reason)[:500]}")
+            raise NotInstalledError(f"{path}: {str(reason)[:500]}")
         if end != "done":
             raise ContentError(path, str(reason)[:500])
 

@@ -1,24 +1,20 @@
-"""Split a document into passages: by section, at paragraph ends if possible, else sentences, lines, words, tokens."""
+"""Split a document into passages: by section, each ending at the best place near the size wished for."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
-import sentencex
-from numpy.typing import NDArray
 
 from qwen3_rag.ingest.parsed import Parsed, Section, heading
+from qwen3_rag.ingest.pieces import EDGE, GLUED, Int64, Piece, pieces_of
 
 __all__ = ["Cut", "chunk", "token_starts"]
 
 SLAB = 100_000  # characters tokenized at once; keeps memory independent of document length
-BLOCK = 4_000  # characters passed to the sentence splitter at once
-BLANK = re.compile(r"\n[^\S\n]*\n\s*")
 SMALL = 4  # a group shorter than 1/SMALL of a passage may also include a section under a neighbouring heading
-Int64 = NDArray[np.int64]
+FADING = 0.7  # how much less a place is worth at half of the size than at the whole size
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,6 @@ class Cut:
     headings: tuple[str, ...] = ()
     page: int | None = None
     row: str | None = None
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """The smallest unit of a passage: a sentence, a line or a run of tokens, with the index of its section."""
-
-    start: int
-    stop: int
-    tokens: int
-    section: int
 
 
 class _Tokenizes(Protocol):
@@ -76,9 +62,9 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
     sections = [s for s in parsed.parts if not (s.kind == "table" and tables == "drop")]
     rows: dict[Section, tuple[int, str]] = {}
     cuts = []
-    for group in _groups(sections, starts, size):
-        pieces = [piece for number in group for piece in _pieces(text, starts, sections, number, size, tables)]
-        for first, last in _filled(text, pieces, size, overlap):
+    for group in _groups(text, sections, starts, size):
+        pieces = list(pieces_of(text, starts, sections, group, size, tables))
+        for first, last in _filled(pieces, size, overlap):
             start, stop = _stripped(text, pieces[first].start, pieces[last - 1].stop)
             if start < stop:
                 numbers = sorted({piece.section for piece in pieces[first:last]})
@@ -88,22 +74,42 @@ def chunk(parsed: Parsed, starts: Int64, size: int, overlap: int, tables: str = 
     return cuts
 
 
-def _groups(sections: Sequence[Section], starts: Int64, size: int) -> Iterator[list[int]]:
+def _groups(text: str, sections: Sequence[Section], starts: Int64, size: int) -> Iterator[list[int]]:
     """Groups of sections split together: consecutive ones under the same or, if short, a neighbouring heading."""
     group: list[int] = []
     used = 0
     for number, section in enumerate(sections):
         tokens = int(np.subtract(*np.searchsorted(starts, [section.stop, section.start])))
-        last = sections[group[-1]] if group else None
-        if last is not None and used + tokens <= size and _belong(last, section, used < size // SMALL):
-            group.append(number)
-            used += tokens
-            continue
         if group:
-            yield group
-        group, used = [number], tokens
+            last = sections[group[-1]]
+            fits = used + tokens <= size and _belong(last, section, used < size // SMALL)
+            together = fits or _only_heading(text, last) or _continues(last, section)
+            if not together or text[last.stop : section.start].strip():
+                split = _before_headings(text, sections, group)
+                yield group[:split]
+                group, used = group[split:], 0
+        group.append(number)
+        used += tokens
     if group:
         yield group
+
+
+def _before_headings(text: str, sections: Sequence[Section], group: list[int]) -> int:
+    """Length of a group without the sections at its end that are only headings: they belong to the text after them."""
+    length = len(group)
+    while length and _only_heading(text, sections[group[length - 1]]):
+        length -= 1
+    return length or len(group)
+
+
+def _only_heading(text: str, section: Section) -> bool:
+    length = section.heading_length
+    return bool(length) and not text[section.start + length : section.stop].strip()
+
+
+def _continues(last: Section, section: Section) -> bool:
+    """Whether a section is under the same heading as the previous one."""
+    return last.headings == section.headings and not section.heading_length
 
 
 def _belong(last: Section, section: Section, short: bool) -> bool:
@@ -137,119 +143,65 @@ def _first_row(text: str, section: Section, start: int, rows: dict[Section, tupl
     return line if start > section.start + length else None
 
 
-def _pieces(
-    text: str, starts: Int64, sections: Sequence[Section], number: int, size: int, tables: str
-) -> Iterator[_Piece]:
-    section = sections[number]
-    by_line = section.kind == "code" or (section.kind == "table" and tables == "rows")
-    part = text[section.start : section.stop]
-    ends = _line_ends(part) if by_line else _sentence_ends(part)
-    for begin, end in pairwise(_joined(part, ends)):
-        yield from _fitting(text, starts, section.start + begin, section.start + end, number, size, by_line)
-
-
-def _line_ends(part: str) -> list[int]:
-    ends, at = [], 0
-    for line in part.splitlines(keepends=True):
-        at += len(line)
-        ends.append(at)
-    return ends
-
-
-def _sentence_ends(part: str) -> list[int]:
-    """Sentence ends in any script, found block by block because sentencex takes quadratic time."""
-    ends: list[int] = []
-    at = 0
-    while at < len(part):
-        stop = at + BLOCK
-        if stop < len(part):
-            stop = max(part.rfind("\n", at, stop), part.rfind(" ", at, stop), at) + 1
-            stop = stop if stop > at + 1 else at + BLOCK
-        blank = BLANK.search(part, at, stop)
-        stop = blank.end() if blank else min(stop, len(part))
-        boundaries = [at + sentence["end_index"] for sentence in sentencex.get_sentence_boundaries("en", part[at:stop])]
-        # The block may end inside a sentence, so the next block starts with its last sentence.
-        if stop < len(part) and not blank and len(boundaries) > 1:
-            boundaries.pop()
-            stop = boundaries[-1]
-        ends += boundaries
-        at = stop
-    return ends
-
-
-def _joined(part: str, ends: Sequence[int]) -> list[int]:
-    """Boundaries from 0 to the end of `part`; blank pieces are merged into the previous one."""
-    places = [0]
-    for end in [*sorted(set(ends)), len(part)]:
-        if end > places[-1]:
-            if not part[places[-1] : end].strip() and len(places) > 1:
-                places[-1] = end
-            else:
-                places.append(end)
-    return places
-
-
-def _fitting(text: str, starts: Int64, begin: int, end: int, number: int, size: int, by_line: bool) -> Iterator[_Piece]:
-    """A sentence or line; if it is too long, split at line ends, else between words, else between tokens."""
-    first, last = (int(i) for i in np.searchsorted(starts, [begin, end]))
-    if not by_line and last - first > max(size // SMALL, 8) and "\n" in text[begin:end].strip():
-        ends = _joined(text[begin:end], _line_ends(text[begin:end]))
-        for start, stop in pairwise(ends):
-            yield from _fitting(text, starts, begin + start, begin + stop, number, size, True)
-        return
-    while last - first > size:
-        cut = first + size
-        # Several tokens may share one character, which is never split.
-        words = (i for i in range(cut, first + size // 2, -1) if text[int(starts[i]) - 1].isspace())
-        cut = next(words, cut)
-        place = int(starts[cut])
-        if place <= begin:
-            break
-        yield _Piece(begin, place, cut - first, number)
-        begin, first = place, cut
-    yield _Piece(begin, end, last - first, number)
-
-
-def _filled(text: str, pieces: Sequence[_Piece], size: int, overlap: int) -> Iterator[tuple[int, int]]:
+def _filled(pieces: Sequence[Piece], size: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Piece range `[begin, end)` of each passage."""
-    begin = 0
+    begin = end = 0
     while begin < len(pieces):
-        end = _fill(text, pieces, begin, size)
+        end = _fill(pieces, begin, end, size)
         yield begin, end
         if end == len(pieces):
             return
         begin = _step_back(pieces, begin, end, size, overlap)
 
 
-def _fill(text: str, pieces: Sequence[_Piece], begin: int, size: int) -> int:
-    """Index after the last piece of a passage, preferably at a paragraph end once the passage is half full."""
-    used, end, paragraph = pieces[begin].tokens, begin + 1, 0
-    while end < len(pieces) and used + pieces[end].tokens <= size:
-        if used > size // 2 and _ends_paragraph(text, pieces[end - 1]):
-            paragraph = end
+def _fill(pieces: Sequence[Piece], begin: int, covered: int, size: int) -> int:
+    """Index after the last piece of a passage: the best place to end it, and after `covered`."""
+    used, end = pieces[begin].tokens, begin + 1
+    best, worth = end, float("-inf")
+    while True:
+        if end > covered and (value := _worth(pieces[end - 1], used, size)) >= worth:
+            best, worth = end, value
+        if end == len(pieces):
+            return end
         used += pieces[end].tokens
+        if used > size:
+            return best
         end += 1
-    if end < len(pieces) and used > size // 2 and _ends_paragraph(text, pieces[end - 1]):
-        paragraph = end
-    return paragraph if paragraph and end < len(pieces) else end
 
 
-def _ends_paragraph(text: str, piece: _Piece) -> bool:
-    tail = text[max(piece.stop - 4, piece.start) : piece.stop]
-    return tail.count("\n") >= 2
+def _worth(piece: Piece, used: int, size: int) -> float:
+    """The score of a place to end a passage, less the further it is from the size wished for."""
+    if piece.score == GLUED:
+        return -2.0
+    if used <= size // 2:
+        return -1.0  # only if there is no other; of several the last
+    missing = (size - used) / (size - size // 2)
+    return piece.score * (1 - FADING * missing**2)
 
 
-def _step_back(pieces: Sequence[_Piece], begin: int, end: int, size: int, overlap: int) -> int:
+def _step_back(pieces: Sequence[Piece], begin: int, end: int, size: int, overlap: int) -> int:
     """Index of the next passage's first piece: it repeats as many whole pieces before `end` as the overlap allows.
 
     The repeated pieces leave space for at least one new piece; otherwise the passage would contain nothing new.
+    Nothing is repeated across a heading, a rule, or the edge of a table or code block.
     """
+    if pieces[end - 1].score >= EDGE:
+        return end
     start, repeated = end, 0
-    allowed = min(overlap, size - pieces[end].tokens)
+    allowed = min(overlap, size - _unit(pieces, end, size))
     while start - 1 > begin and repeated + pieces[start - 1].tokens <= allowed:
         start -= 1
         repeated += pieces[start].tokens
     return start
+
+
+def _unit(pieces: Sequence[Piece], begin: int, size: int) -> int:
+    """Tokens of a piece, with those after it if it is glued to them; not counted beyond `size`."""
+    tokens = pieces[begin].tokens
+    while pieces[begin].score == GLUED and begin + 1 < len(pieces) and tokens <= size:
+        begin += 1
+        tokens += pieces[begin].tokens
+    return tokens
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:

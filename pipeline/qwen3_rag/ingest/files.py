@@ -10,19 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from qwen3_rag.errors import IngestError, MissingDependencyError
 
-__all__ = ["ContentError", "File", "imported", "open_file"]
+__all__ = ["COMMAND", "ContentError", "File", "NotInstalledError", "imported", "open_file"]
 
 LARGEST = 64 << 20  # bytes; larger files are not read into memory
 SECONDS = 60.0  # that a parser may take for a file
 HEAD = 8192  # bytes used to detect the file type
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+OFFICE = {"word/document": ".docx", "ppt/presentation": ".pptx", "xl/workbook.xml": ".xlsx"}
+TAIL = 1 << 16  # bytes at whose end a zip archive says where its list of names is
+LONGEST_LIST = 4 << 20  # bytes of that list
 HTML = re.compile(rb"(?is)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype html|html)\b")
 CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})
+COMMAND = 'pip install "qwen3-rag[ingest]"'
 T = TypeVar("T")
 
 
@@ -36,6 +41,10 @@ class ContentError(IngestError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
+
+
+class NotInstalledError(IngestError):
+    """A file cannot be read because an optional package is not installed; the message has the pip command."""
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -59,7 +68,7 @@ class File:
     Attributes:
         path: Full path.
         largest: Maximum size in bytes, decompressed; a larger file is an error unless its reader streams.
-        seconds: Maximum time that parsing a PDF, HTML, Word or EPUB file may take.
+        seconds: Maximum time that parsing a file in another process may take.
     """
 
     path: Path
@@ -105,7 +114,7 @@ class File:
                 else:
                     yield raw
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise IngestError(f"{self.path}: broken gzip: {error}") from error
+            raise ContentError(self.path, f"broken gzip: {error}") from error
 
     @cached_property
     def bytes(self) -> bytes:
@@ -170,20 +179,30 @@ class File:
             if mark in head[:1024] if suffix == ".pdf" else head.startswith(mark):
                 return suffix
         if head.startswith(b"PK\x03\x04"):
-            return ".epub" if b"application/epub+zip" in head[:100] else _zipped(self.path)
+            if b"application/epub+zip" in head[:100]:
+                return ".epub"
+            with BytesIO(self.bytes) if self.packed else open_file(self.path) as archive:
+                return _zipped(archive, self.suffix)
         if self.binary:
             return None
         return ".html" if HTML.match(head) else None
 
 
-def _zipped(path: Path) -> str | None:
+def _zipped(archive: BinaryIO, suffix: str) -> str | None:
+    """The type of a zip archive, by the folder of an Office file's main part; a damaged one is what its name says."""
+    archive.seek(-min(TAIL, archive.seek(0, os.SEEK_END)), os.SEEK_END)
+    _, mark, end = archive.read().rpartition(b"PK\x05\x06")
+    # Where the end says that the list of names is long, it is no Office file.
+    if mark and int.from_bytes(end[8:12], "little") > LONGEST_LIST:
+        return None
     import zipfile
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            return ".docx" if "word/document.xml" in archive.namelist() else None
-    except (zipfile.BadZipFile, OSError):
-        return None
+        with zipfile.ZipFile(archive) as file:
+            names = file.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return suffix if suffix in (*OFFICE.values(), ".epub") else None
+    return next((kind for folder, kind in OFFICE.items() if any(name.startswith(folder) for name in names)), None)
 
 
 def imported(load: Callable[[], T], package: str, kind: str) -> T:
@@ -195,4 +214,4 @@ def imported(load: Callable[[], T], package: str, kind: str) -> T:
     try:
         return load()
     except ImportError as error:
-        raise MissingDependencyError(package, f"reading {kind}", 'pip install "qwen3-rag[ingest]"') from error
+        raise MissingDependencyError(package, f"reading {kind}", COMMAND) from error

@@ -16,12 +16,15 @@ Event = tuple[Any, ...]
 SHAPES: dict[str, tuple[type, ...]] = {
     "title": (str,),
     "outline": (int, str, int),  # level, title, page from 0
-    "page": (str,),
+    "page": (str,),  # its text, or "" where a page begins whose headings and blocks follow
     "heading": (int, str),
     "block": (str, str),  # kind, text
+    "metadata": (str, str),  # name, value
+    "mark": (int, str),  # where a definition starts in code, and the names around it, one a line
+    "record": (str,),  # a JSON object: one document of a file with many
     "more": (str,),  # the beginning of a text that is too long for one message
 }
-KINDS = ("prose", "code", "table")
+KINDS = ("prose", "list", "code", "table")
 LARGEST = 4 << 20  # bytes of one message; the parent reserves no more than a few times this for a lying one
 PART = 128 << 10  # characters of text in one event; JSON may need six bytes for each
 OVERHEAD = 64  # characters that an event counts for beside its text
@@ -45,7 +48,7 @@ def messages_of(events: Iterable[Event]) -> Iterator[dict[str, list[Event]]]:
 
 def _parts(event: Event) -> Iterator[Event]:
     text = event[-1]
-    if event[0] in ("page", "block") and len(text) > PART:
+    if event[0] in ("page", "block", "record") and len(text) > PART:
         last = (len(text) - 1) // PART * PART
         for start in range(0, last, PART):
             yield ("more", text[start : start + PART])

@@ -8,7 +8,7 @@ from qwen3_rag.records import Document
 
 __all__ = ["Builder", "Kind", "Parsed", "Section"]
 
-Kind = Literal["prose", "code", "table"]
+Kind = Literal["prose", "list", "code", "table"]
 LONGEST_HEADING = 120  # characters; a longer one leaves too little space for the passage
 DEEPEST = 6
 
@@ -21,13 +21,15 @@ class Section:
         start: Offset of the first character.
         stop: Offset after the last character.
         headings: From the outermost to the innermost, without the document's title.
-        kind: Where it may be split: prose between sentences, code and tables between lines.
+        kind: Where it may be split: prose between sentences, lists between items, code and tables between lines.
+        heading_length: Characters at its start that are its own heading, which no passage ends with.
     """
 
     start: int
     stop: int
     headings: tuple[str, ...] = ()
     kind: Kind = "prose"
+    heading_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,16 @@ class Outline:
         return headings[1:] if repeated else headings
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """Where a block of a `Builder` starts, and the headings above it."""
+
+    start: int
+    above: tuple[tuple[int, str], ...]
+    kind: Kind
+    heading_length: int
+
+
 @dataclass
 class Builder:
     """Builds a document's text block by block, for formats whose text is not the file's own."""
@@ -94,7 +106,7 @@ class Builder:
     title: str | None = None
     _parts: list[str] = field(default_factory=list)
     _length: int = 0
-    _marks: list[tuple[int, tuple[tuple[int, str], ...], Kind]] = field(default_factory=list)
+    _marks: list[_Mark] = field(default_factory=list)
     _outline: Outline = field(default_factory=Outline)
     pages: list[int] = field(default_factory=list)
 
@@ -104,34 +116,37 @@ class Builder:
         if line:
             self._outline.enter(level, line)
             self.title = self.title or heading(line)
-            self.block(line)
+            self._append(line, "prose", len(line))
 
     def block(self, text: str, kind: Kind = "prose") -> None:
-        """Add a paragraph, a code block or a table."""
+        """Add a paragraph, a list, a code block or a table."""
         text = text.strip("\n") if kind == "code" else text.strip()
-        if not text.strip():
-            return
+        if text.strip():
+            self._append(text, kind, 0)
+
+    def _append(self, text: str, kind: Kind, heading_length: int) -> None:
         gap = "\n\n" if self._length else ""
-        self._marks.append((self._length + len(gap), tuple(self._outline._above), kind))
+        self._marks.append(_Mark(self._length + len(gap), tuple(self._outline._above), kind, heading_length))
         self._parts += [gap, text]
         self._length += len(gap) + len(text)
 
     def page(self) -> None:
-        """Start a page."""
+        """Start a page, under no heading."""
+        self._outline = Outline()
         self.pages.append(self._length + (2 if self._length else 0))
 
     def parsed(self, title: str, partial: str | None = None) -> Parsed:
         """The finished document; `title` is the fallback if no title or heading was added."""
         name = self.title or title
         sections: list[Section] = []
-        starts = [start for start, _, _ in self._marks]
-        for (start, outline, kind), stop in zip(self._marks, [*starts, self._length][1:], strict=True):
+        stops = [*(mark.start for mark in self._marks), self._length][1:]
+        for mark, stop in zip(self._marks, stops, strict=True):
             path = Outline()
-            path._above = list(outline)
+            path._above = list(mark.above)
             headings = path.path(name)
             last = sections[-1] if sections else None
-            if last and (last.headings, last.kind) == (headings, kind) and kind == "prose":
+            if last and mark.kind == last.kind == "prose" and last.headings == headings and not mark.heading_length:
                 sections[-1] = replace(last, stop=stop)
             else:
-                sections.append(Section(start, stop, headings, kind))
+                sections.append(Section(mark.start, stop, headings, mark.kind, mark.heading_length))
         return Parsed(Document("".join(self._parts), title=name), tuple(sections), tuple(self.pages), partial)

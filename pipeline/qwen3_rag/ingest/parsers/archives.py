@@ -1,80 +1,96 @@
-"""Word and EPUB: zip archives that are converted to or contain HTML."""
+"""Word and EPUB: zip archives of XML and of HTML."""
 
 import posixpath
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
-from urllib.parse import unquote
-from xml.etree import ElementTree
+from dataclasses import dataclass, field
 
 from qwen3_rag.errors import IngestError
-from qwen3_rag.ingest.files import imported
 from qwen3_rag.ingest.messages import Event
+from qwen3_rag.ingest.parsers.flow import Flow, Paragraph, Table, add_table
 from qwen3_rag.ingest.parsers.html import Parts, read_html
+from qwen3_rag.ingest.parsers.packages import XmlEvent, opened, resolved
+from qwen3_rag.ingest.parsers.word_styles import TITLE, Lists, Styles
 
 __all__ = ["epub", "word"]
 
-UNPACKED = 256 << 20  # bytes of text in an archive
-TEXT_PARTS = (".xml", ".html", ".xhtml", ".htm", ".opf", ".ncx", ".rels")
-DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
-ENCRYPTED = 1  # bit of a member's flags
-
-
-@contextmanager
-def _archive(content: bytes, kind: str) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(TEXT_PARTS)]
-            unpacked = sum(member.file_size for member in members)
-            if unpacked > UNPACKED:
-                raise IngestError(
-                    f"too large: unpacks to {unpacked / 2**20:.0f} MiB of text; "
-                    f"expected at most {UNPACKED / 2**20:.0f} MiB"
-                )
-            if any(member.flag_bits & ENCRYPTED for member in members):
-                raise IngestError("encrypted: it needs a password")
-            yield archive
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, RuntimeError, EOFError) as error:
-        if isinstance(error, IngestError | RecursionError):
-            raise
-        raise IngestError(f"damaged {kind}: {error}") from error
+NOTES = ("footnotes", "endnotes")
+BATCH = 256  # paragraphs sent at once
 
 
 def word(content: bytes) -> Iterator[list[Event]]:
-    """Parse a Word document (.docx) with Mammoth; headings come from paragraph styles."""
-    mammoth = imported(lambda: __import__("mammoth"), "mammoth", "Word documents")
-    parts = Parts()
-    with _archive(content, "Word document") as archive:
-        if "docProps/core.xml" in archive.namelist():
-            element = ElementTree.fromstring(archive.read("docProps/core.xml")).find(DUBLIN_CORE + "title")
-            parts.title(((element.text if element is not None else "") or "")[:200])
-        # Mammoth would inline every image as base64.
-        no_pictures = mammoth.images.img_element(lambda _: {"src": ""})
-        page = mammoth.convert_to_html(BytesIO(content), convert_image=no_pictures).value
-    read_html(page, parts, chapter=True)
-    yield parts.events
+    """Parse a Word document (.docx); headings come from paragraph styles and outline levels."""
+    with opened(content, "Word document") as package:
+        main = package.main_part("word/document.xml")
+        others = {each.kind: each.target for each in package.relationships(main).values()}
+        names = {kind: name for kind, name in others.items() if name in package.names}
+        styles = Styles.read(package.tree(names["styles"])) if "styles" in names else Styles()
+        lists = Lists.read(package.tree(names["numbering"])) if "numbering" in names else Lists()
+        reader = _Word(styles, lists, Parts())
+        reader.parts.title(package.title())
+        for name in (main, *(names[kind] for kind in NOTES if kind in names)):
+            for event in package.events(name):
+                reader.take(event)
+                if len(reader.parts.events) >= BATCH:
+                    yield reader.batch()
+            reader.end_list()
+        yield reader.batch()
+
+
+@dataclass
+class _Word:
+    """Adds the paragraphs, lists and tables of a document."""
+
+    styles: Styles
+    lists: Lists
+    parts: Parts
+    flow: Flow = field(default_factory=Flow)
+
+    def take(self, event: XmlEvent) -> None:
+        piece = self.flow.feed(event)
+        if isinstance(piece, Table):
+            self.end_list()
+            add_table(self.parts, piece.rows)
+        elif piece is not None and piece.text:
+            self._add(piece)
+
+    def batch(self) -> list[Event]:
+        events, self.parts.events = self.parts.events, []
+        return events
+
+    def end_list(self) -> None:
+        self.parts.block(self.lists.text(), "list")
+
+    def _add(self, paragraph: Paragraph) -> None:
+        level, number = self.styles.level(paragraph), self.styles.list_of(paragraph)
+        if number and not level:
+            self.lists.add(number, paragraph.depth, paragraph.text)
+            return
+        self.end_list()
+        if level > 0:
+            self.parts.heading(level, paragraph.text)
+            return
+        if level == TITLE and not any(event[0] == "title" for event in self.parts.events[:1]):
+            self.parts.title(paragraph.text)
+        self.parts.block(paragraph.text)
 
 
 def epub(content: bytes) -> Iterator[list[Event]]:
     """Parse an EPUB book, chapter by chapter in reading order."""
-    with _archive(content, "EPUB") as archive:
-        container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
-        root = container.find(".//{*}rootfile")
+    with opened(content, "EPUB") as package:
+        root = package.tree("META-INF/container.xml").find(".//rootfile")
         if root is None:
             raise IngestError("damaged EPUB: META-INF/container.xml has no rootfile")
         place = root.get("full-path", "")
-        package = ElementTree.fromstring(archive.read(place))
-        title = package.find(f".//{DUBLIN_CORE}title")
+        book = package.tree(place)
         parts = Parts()
-        parts.title(((title.text if title is not None else "") or "")[:200])
+        parts.title((book.findtext("metadata//title") or "")[:200])
         yield parts.events
-        items = {item.get("id"): item for item in package.iterfind(".//{*}manifest/{*}item")}
-        for reference in package.iterfind(".//{*}spine/{*}itemref"):
+        items = {item.get("id"): item for item in book.iterfind(".//manifest/item")}
+        for reference in book.iterfind(".//spine/itemref"):
             item = items.get(reference.get("idref"))
             if item is None or "nav" in item.get("properties", "").split():
                 continue
-            name = posixpath.normpath(posixpath.join(posixpath.dirname(place), unquote(item.get("href", ""))))
+            name = resolved(posixpath.dirname(place), item.get("href", ""))
             chapter = Parts()
-            read_html(archive.read(name).decode("utf-8-sig", errors="replace"), chapter, chapter=True)
+            read_html(package.read(name).decode("utf-8-sig", errors="replace"), chapter, chapter=True)
             yield chapter.events

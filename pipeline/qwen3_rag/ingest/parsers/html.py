@@ -25,9 +25,11 @@ LEFT_OUT, ROLES, BLOCKS, BOILERPLATE = (
     frozenset(names.split()) for names in (_LEFT_OUT, _ROLES, _BLOCKS, _BOILERPLATE)
 )
 CONTENT = frozenset(("main", "article", "section"))
+LISTS = frozenset(("ul", "ol"))
 OF_THE_PAGE = frozenset(("header", "footer", "aside"))  # unless inside an article or the main content
 LONGEST_TITLE = 1000  # characters of a title or heading
 LONGEST_CELL = 1000  # characters; a table with longer cells is used for layout
+DEEPEST_LIST = 8  # further levels are not indented
 SPACE = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -79,6 +81,7 @@ class _Walk:
     def __init__(self, parts: Parts, root: Any) -> None:
         self.parts, self.root = parts, root
         self.line: list[str] = []
+        self.lists = _Lists()
         self.longest = len(root.text()) // 2  # characters; a longer element is not boilerplate
 
     def read(self) -> None:
@@ -89,6 +92,7 @@ class _Walk:
             tag = node.tag
             if leaving:
                 self.flush()
+                self.leave(tag)
             elif tag == "-text":
                 self.line.append(node.text_content or "")
             elif tag in LEFT_OUT or tag.startswith("-") or self.boilerplate(node, content):
@@ -98,17 +102,18 @@ class _Walk:
             elif tag == "br":
                 self.line.append("\n")
             elif re.fullmatch("h[1-6]", tag):
-                self.flush()
+                self.flush(interrupt=True)
                 self.parts.heading(int(tag[1]), _plain(node))
             elif tag == "pre":
-                self.flush()
+                self.flush(interrupt=True)
                 self.parts.block(node.text(), "code")
             elif tag == "table" and (rows := _rows(node)):
-                self.flush()
+                self.flush(interrupt=True)
                 self.parts.block("\n".join(rows), "table")
             else:
                 if tag in BLOCKS:
                     self.flush()
+                    self.lists.enter(tag, node)
                     stack.append((node, True, content))
                 if tag in ("td", "th"):
                     self.line.append(" ")
@@ -119,11 +124,23 @@ class _Walk:
                 stack += [(child, False, in_content) for child in reversed(children)]
         self.flush()
 
-    def flush(self) -> None:
-        """Finish the current paragraph."""
-        lines = "".join(self.line).split("\n") if "\n" in "".join(self.line) else ["".join(self.line)]
+    def flush(self, interrupt: bool = False) -> None:
+        """Finish the current paragraph; with `interrupt`, also the list so far, which something else follows."""
+        text = SPACE.sub(" ", "".join(self.line))
         self.line = []
-        self.parts.block(SPACE.sub(" ", " ".join(lines)))
+        if not self.lists.open:
+            self.parts.block(text)
+            return
+        self.lists.add(text.strip())
+        if interrupt:
+            self.parts.block(self.lists.text(), "list")
+
+    def leave(self, tag: str) -> None:
+        """Leave an element; the outermost list is finished."""
+        if tag in LISTS:
+            self.lists.open.pop()
+            if not self.lists.open:
+                self.parts.block(self.lists.text(), "list")
 
     def boilerplate(self, node: Any, content: bool) -> bool:
         """Whether an element is outside the page's content."""
@@ -141,6 +158,42 @@ class _Walk:
         names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}".lower().split()
         # An element with most of the page's text is content, whatever its class.
         return not BOILERPLATE.isdisjoint(names) and len(node.text()) <= self.longest
+
+
+class _Lists:
+    """The lists around the current node, and the lines of the outermost one."""
+
+    def __init__(self) -> None:
+        self.open: list[int | None] = []  # of each, the number of its last item; None without numbers
+        self.lines: list[str] = []
+        self.marker = ""  # of an item without text so far
+
+    def enter(self, tag: str, node: Any) -> None:
+        """Enter a block element."""
+        if tag in LISTS:
+            self.open.append(_first_number(node) - 1 if tag == "ol" else None)
+        elif tag == "li" and self.open:
+            number = self.open[-1]
+            self.open[-1] = number if number is None else number + 1
+            self.marker = "-" if number is None else f"{number + 1}."
+
+    def add(self, text: str) -> None:
+        """Add a paragraph to the current item."""
+        if text:
+            indent = "  " * min(len(self.open) - 1, DEEPEST_LIST)
+            self.lines.append(f"{indent}{self.marker or ' '} {text}")
+            self.marker = ""
+
+    def text(self) -> str:
+        """The lines so far, which are forgotten."""
+        text = "\n".join(self.lines)
+        self.lines = []
+        return text
+
+
+def _first_number(node: Any) -> int:
+    start = str(node.attributes.get("start") or "")
+    return int(start) if start.isascii() and start.isdigit() and len(start) < 9 else 1
 
 
 def _in_content(node: Any) -> bool:

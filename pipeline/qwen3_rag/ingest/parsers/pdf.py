@@ -8,6 +8,7 @@ from typing import Any
 from qwen3_rag.errors import IngestError
 from qwen3_rag.ingest.files import imported
 from qwen3_rag.ingest.messages import Event
+from qwen3_rag.ingest.parsers.visual_order import RIGHT_TO_LEFT, in_logical_order
 
 __all__ = ["pdf"]
 
@@ -48,8 +49,25 @@ def _pages(document: Any, failure: type[Exception]) -> Iterator[list[Event]]:
 
 def _page(document: Any, number: int) -> str:
     with closing(document[number]) as page, closing(page.get_textpage()) as content:
-        text = content.get_text_bounded()
+        text = _ordered(content, content.get_text_bounded())
     return CONTROLS.sub("", HYPHENATED.sub("", text).replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def _ordered(content: Any, text: str) -> str:
+    """A page's text; lines of Arabic and Hebrew that are stored as they look are put into the order they are read."""
+    if not RIGHT_TO_LEFT.search(text):
+        return text
+    whole: str = content.get_text_range()
+    # The same characters, but for white space, as PDFium numbers them; outside the BMP it counts otherwise.
+    numbers, places = _not_blank(whole), _not_blank(text)
+    if len(whole) != content.count_chars() or [whole[n] for n in numbers] != [text[p] for p in places]:
+        return text
+    number_at = dict(zip(places, numbers, strict=True))
+    return in_logical_order(text, lambda place: float(content.get_charbox(number_at[place])[0]))
+
+
+def _not_blank(text: str) -> list[int]:
+    return [place for place, character in enumerate(text) if not character.isspace()]
 
 
 def _title(document: Any, failure: type[Exception]) -> str:

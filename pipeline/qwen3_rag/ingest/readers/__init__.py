@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qwen3_rag.errors import IngestError, InvalidArgumentError, MissingDependencyError
-from qwen3_rag.ingest.files import LARGEST, SECONDS, File
+from qwen3_rag.ingest.files import LARGEST, SECONDS, File, NotInstalledError
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.records import Document
 
@@ -30,14 +30,20 @@ BUILT_IN = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), ("markup", "html")),
     ".pdf": ("pdf", "pdf"),
     ".docx": ("markup", "word"),
+    ".pptx": ("markup", "powerpoint"),
+    ".xlsx": ("markup", "excel"),
     ".epub": ("markup", "epub"),
     ".csv": ("tables", "csv"),
     ".tsv": ("tables", "csv"),
     ".parquet": ("tables", "parquet"),
     ".jsonl": ("lines", "json_lines"),
     ".ndjson": ("lines", "json_lines"),
+    ".json": ("structured", "json"),
+    ".ipynb": ("structured", "notebook"),
+    ".eml": ("mail", "message"),
+    ".mbox": ("mail", "mailbox"),
 }
-BINARY = (".pdf", ".docx", ".epub", ".parquet")  # recognised by content only
+BINARY = (".pdf", ".docx", ".pptx", ".xlsx", ".epub", ".parquet")  # recognised by content only
 CODE_SUFFIXES = (
     ".py .pyi .js .mjs .cjs .jsx .ts .tsx .java .go .rs .c .h .cc .cpp .cxx .hpp .cs .rb .php .sh .bash "
     ".kt .swift .scala .lua .pl .r .jl .sql .hs .ml .ex .exs .clj .dart .zig .m .vue .proto .el .vim"
@@ -45,7 +51,7 @@ CODE_SUFFIXES = (
 CODE = CODE_SUFFIXES.split()
 BUILT_IN |= dict.fromkeys(CODE, ("code", "code"))
 # Text formats with nothing to search, skipped unless a reader is registered for them.
-_NO_PROSE = ".xml .xsl .xsd .dtd .svg .css .scss .map .lock .po .pot .sum .snap .ipynb .bib .min.js .ps .eps .xpm"
+_NO_PROSE = ".xml .xsl .xsd .dtd .svg .css .scss .map .lock .po .pot .sum .snap .bib .min.js .ps .eps .xpm"
 NO_PROSE = tuple(_NO_PROSE.split())
 _registered: dict[str, Reader] = {}
 
@@ -129,7 +135,9 @@ def read(path: Path, largest: int = LARGEST, seconds: float = SECONDS) -> Iterat
         raise IngestError(f"{path}: cannot be read: {error.strerror or error}") from error
     except IngestError:
         raise
-    except (InvalidArgumentError, MissingDependencyError) as error:
+    except MissingDependencyError as error:
+        raise NotInstalledError(f"{path}: {error}") from error
+    except InvalidArgumentError as error:
         raise IngestError(f"{path}: {error}") from error
     except Exception as error:  # readers and their libraries may raise anything on a broken file
         raise IngestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error

@@ -1,43 +1,31 @@
-"""Source code, split at functions and classes with tree-sitter; one section if there is no grammar."""
+"""Source code, split at functions and classes with tree-sitter; at lines if there is no grammar."""
 
-import re
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
-from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from itertools import pairwise
 
-from qwen3_rag.ingest.files import File
-from qwen3_rag.ingest.parsed import DEEPEST, Parsed, Section, heading
+from qwen3_rag.ingest.child import parse
+from qwen3_rag.ingest.files import COMMAND, ContentError, File
+from qwen3_rag.ingest.parsed import Parsed, Section
 from qwen3_rag.records import Document
 
 __all__ = ["code"]
 
-# Suffix to grammar module, and its function if not `language`.
+# Suffix to grammar, and the function of its module if not `language`.
 GRAMMARS = {
     ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript",
     ".jsx": "javascript", ".ts": "typescript:language_typescript", ".tsx": "typescript:language_tsx", ".java": "java",
     ".go": "go", ".rs": "rust", ".c": "c", ".h": "cpp", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".hpp": "cpp",
-    ".cs": "c_sharp", ".rb": "ruby", ".php": "php:language_php", ".sh": "bash", ".bash": "bash",
+    ".cs": "c_sharp", ".rb": "ruby", ".php": "php:language_php", ".sh": "bash", ".bash": "bash", ".kt": "kotlin",
+    ".swift": "swift", ".scala": "scala", ".lua": "lua", ".jl": "julia",
 }  # fmt: skip
-DEFINITION = re.compile(
-    r"(function|class|method|struct|enum|interface|trait|impl|module|namespace|constructor|type_alias|union)"
-    r"(_\w+)?_(definition|declaration|item|specifier|statement)$|^(class|module|method|singleton_method)$"
-)
-# Nodes that wrap a definition and are part of it.
-WRAPPERS = frozenset(("decorated_definition", "export_statement", "template_declaration", "declaration_list"))
-
-
-@cache
-def _parser(grammar: str) -> Any:
-    """A parser, or None if the grammar is not installed."""
-    module, _, function = grammar.partition(":")
-    try:
-        import tree_sitter
-
-        language = getattr(import_module(f"tree_sitter_{module}"), function or "language")
-    except ImportError:
-        return None
-    return tree_sitter.Parser(tree_sitter.Language(language()))
+LARGEST_PARSED = 1 << 20  # bytes; a larger file is mostly data or generated
+SECONDS = 10.0  # that finding definitions may take
+PARSER = "qwen3_rag.ingest.parsers.code:definitions"
+logger = logging.getLogger("qwen3_rag")
 
 
 def code(file: File) -> Iterator[Parsed]:
@@ -45,77 +33,40 @@ def code(file: File) -> Iterator[Parsed]:
     text = file.text
     if not text.strip():
         return
-    parser = _parser(GRAMMARS[file.suffix]) if file.suffix in GRAMMARS else None
-    sections = _sections(text, parser) if parser else [Section(0, len(text), (), "code")]
-    yield Parsed(Document(text, title=file.path.name), tuple(sections))
+    marks = [(0, ()), *_marks(file, text), (len(text), ())]
+    sections = (Section(start, stop, path, "code") for (start, path), (stop, _) in pairwise(marks))
+    named = tuple(section for section in sections if text[section.start : section.stop].strip())
+    yield Parsed(Document(text, title=file.path.name), named)
 
 
-def _sections(text: str, parser: Any) -> list[Section]:
+def _marks(file: File, text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Where definitions, and the code after them, start, with the names around; nothing if they cannot be found."""
+    module, _, function = GRAMMARS.get(file.suffix, "").partition(":")
     raw = text.encode()
-    marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
-    marks += sorted(set(_definitions(parser.parse(raw).root_node, raw)))
-    starts = _characters(text, raw, [start for start, _ in marks])
-    sections = []
-    for (_, path), start, stop in zip(marks, starts, [*starts[1:], len(text)], strict=True):
-        if text[start:stop].strip():
-            sections.append(Section(start, stop, path, "code"))
-    return sections
+    if not module or len(raw) > LARGEST_PARSED or not _installed(f"tree_sitter_{module}"):
+        return
+    seconds = min(file.seconds, SECONDS)
+    head = f"tree_sitter_{module} {function or 'language'} {seconds}\n"
+    try:
+        events = list(parse(replace(file, seconds=seconds), PARSER, head.encode() + raw))
+    except ContentError as error:
+        logger.info("%s; it is split at lines", error)
+        return
+    before = 0
+    for _, place, path in events:
+        if not before <= place <= len(text):  # the parser may lie
+            return
+        before = place
+        yield place, tuple(path.split("\n")) if path else ()
 
 
-def _definitions(root: Any, raw: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Byte offsets where definitions start and where the code after them starts, with enclosing names."""
-    stack: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
-    while stack:
-        node, path = stack.pop()
-        # A list: finding a sibling through tree-sitter would visit all children each time.
-        children = node.named_children
-        for place, child in enumerate(children):
-            inner = child
-            while inner.type in WRAPPERS and (defined := [n for n in inner.named_children if _defines(n)]):
-                inner = defined[0]
-            if _defines(inner):
-                child_path = (*path, heading(_name(inner, raw)))[:DEEPEST]
-                yield _with_comments(children, place, raw), child_path
-                if place + 1 < len(children):
-                    yield _line_after(child.end_byte, raw), path
-                stack.append((inner, child_path))
-            elif child.named_child_count and child.type not in ("comment", "string"):
-                stack.append((child, path))
-
-
-def _defines(node: Any) -> bool:
-    return bool(DEFINITION.search(node.type)) and node.end_point[0] > node.start_point[0]
-
-
-def _name(node: Any, raw: bytes) -> str:
-    fields = (node.child_by_field_name(field) for field in ("name", "declarator", "type"))
-    label = next((field for field in fields if field is not None), None)
-    while label is not None and (inner := label.child_by_field_name("declarator")) is not None:
-        label = inner
-    return raw[label.start_byte : label.end_byte].decode() if label is not None else node.type.replace("_", " ")
-
-
-def _with_comments(nodes: Sequence[Any], place: int, raw: bytes) -> int:
-    """Byte offset of the line where a definition starts, including comments directly above it."""
-    while place and "comment" in nodes[place - 1].type:
-        if nodes[place - 1].end_point[0] + 1 < nodes[place].start_point[0]:
-            break
-        place -= 1
-    return raw.rfind(b"\n", 0, nodes[place].start_byte) + 1
-
-
-def _line_after(place: int, raw: bytes) -> int:
-    end = raw.find(b"\n", place)
-    return len(raw) if end < 0 else end + 1
-
-
-def _characters(text: str, raw: bytes, places: list[int]) -> list[int]:
-    """Convert ascending byte offsets to character offsets."""
-    if len(raw) == len(text):
-        return places
-    offsets, at, characters = [], 0, 0
-    for place in places:
-        characters += len(raw[at:place].decode())
-        at = place
-        offsets.append(characters)
-    return offsets
+@cache
+def _installed(grammar: str) -> bool:
+    """Whether a grammar is installed; said once if it is not."""
+    missing = next((package for package in ("tree_sitter", grammar) if find_spec(package) is None), None)
+    if missing:
+        name = missing.replace("_", "-")
+        logger.warning(
+            "splitting code at its functions needs the package %r, which is not installed: %s", name, COMMAND
+        )
+    return missing is None

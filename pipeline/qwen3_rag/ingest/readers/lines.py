@@ -9,10 +9,10 @@ from qwen3_rag.errors import IngestError, InvalidArgumentError
 from qwen3_rag.ingest.files import File
 from qwen3_rag.records import Document
 
-__all__ = ["json_lines", "record_document"]
+__all__ = ["json_document", "json_lines", "record_document"]
 
 KNOWN_KEYS = {"_id", "id", "title", "text", "source", "metadata"}
-LONGEST = 64 << 20  # maximum characters per line
+LONGEST = 16 << 20  # maximum characters per line; JSON made to fill memory needs up to twenty times as much
 
 
 def json_lines(file: File) -> Iterator[Document]:
@@ -22,13 +22,22 @@ def json_lines(file: File) -> Iterator[Document]:
         try:
             while line := lines.readline(LONGEST):
                 number += 1
+                if len(line) == LONGEST:
+                    raise IngestError(
+                        f"{file.path}:{number}: not JSON Lines: more than {LONGEST >> 20} MiB in one line"
+                    )
                 if line.strip():
-                    yield _json_document(line, f"{file.path}:{number}", str(file.path))
+                    yield json_document(line, f"{file.path}:{number}", str(file.path))
         except UnicodeDecodeError as error:
             raise IngestError(f"{file.path}:{number + 1}: not UTF-8 text") from error
 
 
-def _json_document(line: str, place: str, source: str) -> Document:
+def json_document(line: str, place: str, source: str) -> Document:
+    """Build a document from a JSON object with a "text" string.
+
+    Raises:
+        IngestError: It is not such an object; the message starts with `place`.
+    """
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:

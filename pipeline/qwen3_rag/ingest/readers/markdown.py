@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -14,7 +15,23 @@ __all__ = ["markdown"]
 
 FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)?---[ \t]*\r?\n", re.DOTALL)
 TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
-KINDS: dict[str, Kind] = {"fence": "code", "table_open": "table"}
+KINDS: dict[str, Kind] = {
+    "fence": "code",
+    "table_open": "table",
+    "bullet_list_open": "list",
+    "ordered_list_open": "list",
+}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Where a block starts; a heading has a level, a label and a length."""
+
+    start: int
+    kind: Kind = "prose"
+    level: int = 0
+    label: str = ""
+    length: int = 0
 
 
 def markdown(file: File) -> Iterator[Parsed]:
@@ -25,19 +42,17 @@ def markdown(file: File) -> Iterator[Parsed]:
     front = FRONT_MATTER.match(text)
     begin = front.end() if front else 0
     front_title = _named(front.group(1) or "") if front else None
-    # Where blocks start: (offset, heading level, heading) or (offset, 0, kind).
     marks = list(_marks(text, begin))
-    first = next((label for _, level, label in marks if level), None)
+    first = next((mark.label for mark in marks if mark.level), None)
     title = front_title or first or file.stem
     outline = Outline()
     sections = []
-    places = [(begin, 0, "prose"), *marks, (len(text), 0, "prose")]
-    for (start, level, label), (stop, _, _) in pairwise(places):
-        if level:
-            outline.enter(level, label)
-        kind: Kind = "prose" if level or label == "prose" else "code" if label == "code" else "table"
+    for mark, following in pairwise([_Mark(begin), *marks, _Mark(len(text))]):
+        if mark.level:
+            outline.enter(mark.level, mark.label)
+        start, stop = mark.start, following.start
         if text[start:stop].strip():
-            sections.append(Section(start, stop, outline.path(title), kind))
+            sections.append(Section(start, stop, outline.path(title), mark.kind, mark.length))
     yield Parsed(Document(text, title=title[:200]), tuple(sections))
 
 
@@ -48,8 +63,8 @@ def _named(front: str) -> str | None:
     return label[1:-1] if len(label) > 2 and label[0] in "'\"" and label[0] == label[-1] else label or None
 
 
-def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
-    """Where headings, code blocks and tables start, and where the latter two end."""
+def _marks(text: str, begin: int) -> Iterator[_Mark]:
+    """Where headings, lists, code blocks and tables start, and where all but the first end."""
     body = text[begin:]
     # Line starts as markdown-it counts them: \r\n and \r also end a line.
     lines = [begin, *(begin + match.end() for match in re.finditer(r"\r\n|\n|\r", body)), len(text)]
@@ -63,7 +78,7 @@ def _marks(text: str, begin: int) -> Iterator[tuple[int, int, str]]:
         if token.type == "heading_open" and inside is not None:
             children = markdown.enable("inline").parseInline(inside.content)[0].children or []
             label = "".join(child.content for child in children if child.type != "html_inline")
-            yield start, int(token.tag[1:]), " ".join(label.split())
+            yield _Mark(start, "prose", int(token.tag[1:]), " ".join(label.split()), stop - start)
         elif token.type in KINDS:
-            yield start, 0, KINDS[token.type]
-            yield stop, 0, "prose"
+            yield _Mark(start, KINDS[token.type])
+            yield _Mark(stop)

@@ -56,7 +56,7 @@ def _put_together(pages: list[str], outline: list[Entry], title: str, partial: s
         length += len(page) + 2
     text = "\n\n".join(pages)
     enclosing = Outline()
-    marks: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    marks: list[tuple[int, tuple[str, ...], int]] = [(0, (), 0)]  # place, headings, length of its own
     for level, heading, number in outline:
         if not 0 <= number < len(pages):
             continue
@@ -65,9 +65,12 @@ def _put_together(pages: list[str], outline: list[Entry], title: str, partial: s
         words = r"\s+".join(re.escape(word) for word in heading.split()[:12])
         match = re.search(words, text[starts[number] : starts[number] + len(pages[number])]) if words else None
         place = starts[number] + (match.start() if match else 0)
-        marks.append((max(place, marks[-1][0]), enclosing.path(title)))
-    ends = [place for place, _ in marks[1:]] + [len(text)]
+        length = match.end() - match.start() if match and place >= marks[-1][0] else 0
+        marks.append((max(place, marks[-1][0]), enclosing.path(title), length))
+    ends = [place for place, _, _ in marks[1:]] + [len(text)]
     sections = tuple(
-        Section(start, stop, path) for (start, path), stop in zip(marks, ends, strict=True) if text[start:stop].strip()
+        Section(start, stop, path, heading_length=min(length, stop - start))
+        for (start, path, length), stop in zip(marks, ends, strict=True)
+        if text[start:stop].strip()
     )
     return Parsed(Document(text, title=title), sections, tuple(starts), partial)

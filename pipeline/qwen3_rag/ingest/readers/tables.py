@@ -2,19 +2,21 @@
 
 import csv as standard_csv
 import io
-import math
+import json
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from qwen3_rag.errors import IngestError
-from qwen3_rag.ingest.files import File, imported
+from qwen3_rag.ingest.child import parse
+from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.readers.events import PARSERS, whole
 from qwen3_rag.ingest.readers.lines import record_document
 from qwen3_rag.records import Document
 
 __all__ = ["csv", "parquet"]
 
-LONGEST = 16 << 20  # maximum characters per cell
-ROWS = 512  # per batch of a Parquet file
+LONGEST = 16 << 20  # maximum characters per row
 
 
 def csv(file: File) -> Iterator[Document]:
@@ -28,12 +30,14 @@ def csv(file: File) -> Iterator[Document]:
         sample = lines.read(8192)
         delimiter = "\t" if file.suffix == ".tsv" else _delimiter(sample)
         lines.seek(0)
-        rows = standard_csv.reader(lines, delimiter=delimiter)
+        limited = _Lines(lines)
+        rows = standard_csv.reader(limited, delimiter=delimiter)
         try:
             names = [name.strip() for name in next(rows, [])]
             if names and (len(set(names)) < len(names) or "" in names):
                 raise IngestError(f"{file.path}: header row is {names[:8]}; expected unique, non-empty column names")
             for row in rows:
+                limited.room = LONGEST
                 if any(cell.strip() for cell in row):
                     if len(row) > len(names):
                         raise IngestError(
@@ -42,6 +46,20 @@ def csv(file: File) -> Iterator[Document]:
                     yield _document(dict(zip(names, row, strict=False)), f"{file.path}:{rows.line_num}", file)
         except (standard_csv.Error, UnicodeDecodeError) as error:
             raise IngestError(f"{file.path}:{rows.line_num}: {error}") from error
+
+
+class _Lines:
+    """The lines of a file; a row of them is an error when it is longer than `LONGEST`."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines, self.room = lines, LONGEST
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._lines.readline(self.room + 1):
+            self.room -= len(line)
+            if self.room < 0:
+                raise standard_csv.Error(f"too large: more than {LONGEST >> 20} MiB in one row")
+            yield line
 
 
 def _encoding(file: File) -> str:
@@ -61,37 +79,24 @@ def _delimiter(sample: str) -> str:
 
 
 def parquet(file: File) -> Iterator[Document]:
-    """Read a Parquet file; columns as in `csv`."""
-    arrow = imported(lambda: __import__("pyarrow.parquet").parquet, "pyarrow", "Parquet")
+    """Read a Parquet file; columns as in `csv`, without those of bytes."""
     number = 0
-    try:
-        with arrow.ParquetFile(file.path) as table:
-            for batch in table.iter_batches(batch_size=ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _document(row, f"{file.path}:{number}", file)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise IngestError(f"{file.path}: broken Parquet: {str(error)[:200]}") from error
+    while True:
+        request = json.dumps({"path": os.path.realpath(file.path), "row": number})
+        # All at once: time spent on embedding the rows is not the parser's.
+        records = list(whole(parse(file, f"{PARSERS}.parquet:rows", request.encode())))
+        for _, record in records:
+            number += 1
+            yield _document(json.loads(record), f"{file.path}:{number}", file)
+        if not records:
+            return
 
 
 def _document(row: Mapping[str, Any], place: str, file: File) -> Document:
-    values = {name: plain for name, value in row.items() if (plain := _plain(value)) is not None and plain != ""}
+    values = {name: value for name, value in row.items() if value is not None and value != ""}
     if not isinstance(values.get("text"), str):
         lines = [f"{name}: {value}" for name, value in values.items() if name not in ("id", "_id", "source")]
         values["text"] = "\n".join(lines)
     if "id" not in values:
         values.setdefault("_id", place)
     return record_document(values, place, str(file.path))
-
-
-def _plain(value: Any) -> Any:
-    """A cell as a JSON value."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return str(value)
