@@ -26,7 +26,8 @@ qwen3-rag sync handbook --store shelf --embedder demo --reranker demo
 echo 'Changed on a Monday: the commit is renamed.' >> handbook/notes.txt; mv handbook/README.md handbook/start.md
 qwen3-rag sync handbook --store shelf
 qwen3-rag search shelf "how are moved files found?" -k 3 --candidates 30 --mode hybrid --explain
-qwen3-rag search shelf "renamed on a Monday" -k 1 --mode lexical --no-rerank --json | jq '.source, .start, .text'
+qwen3-rag search shelf "renamed on a Monday" -k 1 --mode lexical --no-rerank --json | jq '.source, .headings, .start'
+qwen3-rag list shelf --limit 4
 """
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 NAMED = {"brown": "yellow"}  # what pyte calls otherwise than rich

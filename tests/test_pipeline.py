@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,30 @@ def assert_same(results: Results, expected: Results) -> None:
         assert one.log_odds == pytest.approx(other.log_odds, abs=1e-4)
         assert one.retrieval_score == pytest.approx(other.retrieval_score, abs=1e-5)
         assert (one.text, one.metadata, one.reranked) == (other.text, other.metadata, other.reranked)
+
+
+def test_search_many_embeds_once_searches_once_and_shares_the_rerankers_batches(
+    filled: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = [f"{topic} and the sea, number {n}" for n in range(4) for topic in ("tides", "salt", "bread", "code")]
+    calls: dict[str, int] = dict.fromkeys(("embedder", "retriever", "batches"), 0)
+
+    def counted(owner: Any, name: str, key: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls[key] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    filled.search("warm", candidates=1, top_k=1)
+    counted(filled.embedder.loaded, "embed_queries", "embedder")
+    counted(filled.retriever, "search_many", "retriever")
+    counted(filled.reranker.loaded.engine.runner, "run", "batches")
+    assert len(filled.search_many(queries, top_k=2, candidates=2)) == 16
+    assert (calls["embedder"], calls["retriever"]) == (1, 1)
+    assert calls["batches"] < 16
 
 
 def test_many_and_async_give_the_serial_results(filled: Pipeline) -> None:

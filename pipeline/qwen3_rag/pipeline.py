@@ -283,8 +283,9 @@ class Pipeline:
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
         """Index new and changed files; documents are removed only if their file no longer contains them.
 
-        Text, Markdown, HTML, PDF, Word, EPUB, source code, CSV, JSON lines and Parquet are read, by content and by
-        name; see `qwen3_rag.ingest.readers.reader` to add your own. Unchanged files are not opened.
+        Text, Markdown, HTML, PDF, Office files, EPUB, source code, e-mail, notebooks, CSV, JSON, JSON lines and Parquet
+        are read, by content and by name; see `qwen3_rag.ingest.readers.reader` to add your own. Unchanged files are not
+        opened.
 
         Args:
             paths: A path or a list of paths.
