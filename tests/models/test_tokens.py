@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -47,6 +47,8 @@ def test_no_text_encodes_to_an_added_token(real: Tokens) -> None:
 @settings(max_examples=150, deadline=None)
 def test_plain_and_full_tokenizer_agree_on_ordinary_text(small: Tokens, text: str) -> None:
     text = well_formed(text)
+    spelled = [token["content"] for token in json.loads(small.control.to_str())["added_tokens"]]
+    assume(not any(token in text for token in spelled))
     assert small.encode([text])[0] == small.control.encode(text, add_special_tokens=False).ids
 
 
