@@ -26,7 +26,7 @@ qwen3-rag sync handbook --store shelf --embedder demo --reranker demo
 echo 'Changed on a Monday: the commit is renamed.' >> handbook/notes.txt; mv handbook/README.md handbook/start.md
 qwen3-rag sync handbook --store shelf
 qwen3-rag search shelf "how are moved files found?" -k 3 --candidates 30 --mode hybrid --explain
-qwen3-rag search shelf "renamed on a Monday" -k 1 --mode lexical --no-rerank --json | jq '.source, .headings, .start'
+qwen3-rag search shelf "renamed on a Monday" -k 1 --mode lexical --no-rerank --json | jq '.source, .start'
 qwen3-rag list shelf --limit 4
 """
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
@@ -37,7 +37,9 @@ def main() -> None:
     """Run the commands and write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         handbook = Path(folder, "handbook")
-        shutil.copytree(HERE.parent / "pipeline/qwen3_rag/ingest", handbook / "ingest")
+        shutil.copytree(
+            HERE.parent / "pipeline/qwen3_rag/ingest", handbook / "ingest", ignore=shutil.ignore_patterns("__pycache__")
+        )
         for name in ("README.md", "ARCHITECTURE.md"):
             shutil.copy(HERE.parent / name, handbook)
         (handbook / "notes.txt").write_text("Notes\n=====\n\nTo be sorted.\n")
@@ -46,6 +48,7 @@ def main() -> None:
     for line in shown(screen):
         console.print(line, no_wrap=True, overflow="crop")
     svg = console.export_svg(title="qwen3-rag", theme=DIMMED_MONOKAI, unique_id="folder")
+    svg = svg.replace(folder, "/home/user/files".ljust(len(folder))[: len(folder)])  # of one length, as the SVG says
     # Fonts come from the machine that shows the picture, not from a network.
     (HERE.parent / "docs/assets/folder.svg").write_text(
         "\n".join(line.rstrip() for line in FONT.sub("", svg).splitlines()) + "\n"

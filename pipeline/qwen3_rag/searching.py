@@ -46,14 +46,22 @@ class Searcher:
     ) -> list[Results]:
         """Results of each query; timings and deadline count from `started`, a value of `time.monotonic()`."""
         results: list[Results] = []
+        begun = started
         for start in range(0, len(queries), TOGETHER):
-            results += self._search(queries[start : start + TOGETHER], options, started, cancel)
+            results += self._search(queries[start : start + TOGETHER], options, started, begun, cancel)
+            begun = time.monotonic()
         return results
 
     def _search(
-        self, queries: Sequence[str], options: SearchOptions, started: float, cancel: threading.Event | None
+        self,
+        queries: Sequence[str],
+        options: SearchOptions,
+        started: float,
+        begun: float,
+        cancel: threading.Event | None,
     ) -> list[Results]:
-        times = [time.monotonic()]
+        """Results of a group of queries, whose first stage of `timings` counts from `begun`."""
+        times = [begun]
         for_embedder, for_reranker = self._instructions(options.instruction)
         vectors = None if options.mode == "lexical" else self._vectors(queries, for_embedder)
         times.append(time.monotonic())
