@@ -48,7 +48,6 @@ def main() -> None:
     for line in shown(screen):
         console.print(line, no_wrap=True, overflow="crop")
     svg = console.export_svg(title="qwen3-rag", theme=DIMMED_MONOKAI, unique_id="folder")
-    svg = svg.replace(folder, "/home/user/files".ljust(len(folder))[: len(folder)])  # of one length, as the SVG says
     # Fonts come from the machine that shows the picture, not from a network.
     (HERE.parent / "docs/assets/folder.svg").write_text(
         "\n".join(line.rstrip() for line in FONT.sub("", svg).splitlines()) + "\n"
