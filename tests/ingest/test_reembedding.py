@@ -1,4 +1,4 @@
-"""A store made anew from another's texts: other vectors, other passages, the same documents."""
+"""A store made from the texts of another: other vectors, other passages, the same documents."""
 
 from pathlib import Path
 from typing import Any

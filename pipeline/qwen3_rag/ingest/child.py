@@ -94,12 +94,12 @@ class Child:
         try:
             self.channel.settimeout(seconds)
             send(self.channel, {"parser": parser, "size": len(content), "seconds": seconds}, content)
-            room, parts = UNPACKED * largest, PARTS
+            left, parts = UNPACKED * largest, PARTS
             while (message := receive(self.channel, deadline)) is not None and "end" not in message:
                 for event in checked(message):
-                    room -= len(event[-1] if isinstance(event[-1], str) else event[2])
+                    left -= len(event[-1] if isinstance(event[-1], str) else event[2])
                     parts -= 1
-                    if room < 0:
+                    if left < 0:
                         raise ContentError(path, f"too large: more than {UNPACKED * largest / 2**20:.0f} MiB of text")
                     if parts < 0:
                         raise ContentError(path, f"too large: more than {PARTS} pages and paragraphs")

@@ -37,7 +37,7 @@ def csv(file: File) -> Iterator[Document]:
             if names and (len(set(names)) < len(names) or "" in names):
                 raise IngestError(f"{file.path}: header row is {names[:8]}; expected unique, non-empty column names")
             for row in rows:
-                limited.room = LONGEST
+                limited.left = LONGEST
                 if any(cell.strip() for cell in row):
                     if len(row) > len(names):
                         raise IngestError(
@@ -52,12 +52,12 @@ class _Lines:
     """The lines of a file; a row of them is an error when it is longer than `LONGEST`."""
 
     def __init__(self, lines: TextIO) -> None:
-        self._lines, self.room = lines, LONGEST
+        self._lines, self.left = lines, LONGEST
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._lines.readline(self.room + 1):
-            self.room -= len(line)
-            if self.room < 0:
+        while line := self._lines.readline(self.left + 1):
+            self.left -= len(line)
+            if self.left < 0:
                 raise standard_csv.Error(f"too large: more than {LONGEST >> 20} MiB in one row")
             yield line
 
