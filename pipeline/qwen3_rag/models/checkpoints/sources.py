@@ -39,11 +39,17 @@ def _demo_reranker() -> Path:
     return demo_reranker()
 
 
+def _demo_minilm() -> Path:
+    from qwen3_rag.models.checkpoints.demo import demo_minilm
+
+    return demo_minilm()
+
+
 PRESETS: dict[Kind, dict[str, Preset]] = {
     "embedder": {size: Preset(f"Qwen/Qwen3-Embedding-{size.upper()}") for size in ("0.6b", "4b", "8b")}
     | {"demo": Preset(_demo_embedder, runtime="sentence-transformers")},
     "reranker": {size: Preset(f"Qwen/Qwen3-Reranker-{size.upper()}") for size in ("0.6b", "4b", "8b")}
-    | {"demo": Preset(_demo_reranker)},
+    | {"demo": Preset(_demo_reranker), "demo-minilm": Preset(_demo_minilm, runtime="sentence-transformers")},
 }
 
 
