@@ -13,9 +13,9 @@ logger = logging.getLogger("qwen3_rag")
 
 @contextmanager
 def progress(
-    label: str, total: int | None, show: bool = True, unit: str = "", part: str = ""
+    label: str, total: int | None, show: bool = True, unit: str = "", part: str = "", size: int = 0
 ) -> Iterator[Callable[..., None]]:
-    """Yield a function that counts finished items, and optionally their parts.
+    """Yield a function that counts finished items, and optionally their parts and their size.
 
     Args:
         label: Name of the operation.
@@ -23,6 +23,8 @@ def progress(
         show: If False, the function does nothing.
         unit: Name of an item, such as "files".
         part: Name of a part, such as "passages"; the function then also takes their number.
+        size: Size of all items together, where items differ much; the function then also takes a size, and the time
+            left is estimated from it.
     """
     if not show:
         yield lambda *_: None
@@ -31,51 +33,62 @@ def progress(
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log_lines(label, total, unit, part)
+        yield _log_lines(_Count(label, total, unit, part, size))
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn(label),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit + "{task.fields[parts]}"),
+        TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total, parts="")
-        start, sum_of_parts = time.monotonic(), 0
+        count = _Count(label, total, unit, part, size)
+        task = bar.add_task(str(count), total=size or total)
 
-        def advance(pieces: int, parts: int = 0) -> None:
-            nonlocal sum_of_parts
-            sum_of_parts += parts
-            rate = f"{sum_of_parts / (time.monotonic() - start):.1f}" if part else ""
-            bar.update(task, advance=pieces, parts=f", {sum_of_parts} {part}, {rate} a second" if part else "")
+        def advance(items: int, parts: int = 0, size: int = 0) -> None:
+            count.add(items, parts, size)
+            bar.update(task, completed=count.size_done if count.size else count.done, description=str(count))
 
         yield advance
 
 
-def _log_lines(label: str, total: int | None, unit: str, part: str) -> Callable[..., None]:
-    start = last = time.monotonic()
-    done = done_parts = 0
+class _Count:
+    """What is done of an operation."""
 
-    def count(pieces: int, parts: int = 0) -> None:
-        nonlocal last, done, done_parts
-        done += pieces
-        done_parts += parts
-        now = time.monotonic()
-        if now - last >= LOG_EVERY:
-            last, seconds = now, now - start
-            rate = f"{done_parts} {part}, {done_parts / seconds:.1f}" if part else f"{done / seconds:.1f}"
-            left = f", {(total - done) / done * seconds:.0f} s left" if total and done else ""
-            logger.info("%s: %d of %s%s, %s a second%s", label, done, total or "?", unit and f" {unit}", rate, left)
+    def __init__(self, label: str, total: int | None, unit: str, part: str, size: int) -> None:
+        self.label, self.total, self.unit, self.part, self.size = label, total, unit, part, size
+        self.done = self.parts = self.size_done = 0
+        self.started = time.monotonic()
 
-    return count
+    def add(self, items: int, parts: int, size: int) -> None:
+        self.done, self.parts, self.size_done = self.done + items, self.parts + parts, self.size_done + size
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left; None if unknown."""
+        done, total = (self.size_done, self.size) if self.size else (self.done, self.total or 0)
+        return (total - done) / done * (time.monotonic() - self.started) if done and total else None
+
+    def __str__(self) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        amount = f"{self.done} of {self.total or '?'}" + (f" {self.unit}" if self.unit else "")
+        if self.part:
+            return f"{amount}, {self.parts} {self.part}, {self.parts / seconds:.1f} a second"
+        return f"{amount}, {self.done / seconds:.1f} a second"
+
+
+def _log_lines(count: _Count) -> Callable[..., None]:
+    last = count.started
+
+    def log(items: int, parts: int = 0, size: int = 0) -> None:
+        nonlocal last
+        count.add(items, parts, size)
+        if (now := time.monotonic()) - last >= LOG_EVERY:
+            last = now
+            left = "" if count.left is None else f", {count.left:.0f} s left"
+            logger.info("%s: %s%s", count.label, count, left)
+
+    return log

@@ -15,7 +15,7 @@ from qwen3_rag.index.store import Passage
 from qwen3_rag.records import Hit, headings_of
 from qwen3_rag.scores import RerankResult, probability
 
-__all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id"]
+__all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id", "standardised"]
 
 CANDIDATES = 100
 
@@ -123,15 +123,15 @@ def _order(candidates: Sequence[Retrieved], result: RerankResult, blend: float) 
     for stage in np.unique(result.stage[read]):
         # Log-odds from different rerankers of a cascade are not comparable.
         in_stage = result.stage[read] == stage
-        second_stage[in_stage] = _standardised(result.log_odds[read][in_stage])
-    blended = (1 - blend) * second_stage + blend * _standardised(first_stage)
+        second_stage[in_stage] = standardised(result.log_odds[read][in_stage])
+    blended = (1 - blend) * second_stage + blend * standardised(first_stage)
     # Without a blend the log-odds decide: standardising could round two close values to a tie.
     keys = blended if blend else result.log_odds[read]
     best = read[np.lexsort((-keys, -result.stage[read]))]
     return [*best.tolist(), *np.flatnonzero(~result.read).tolist()]
 
 
-def _standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Mean 0 and standard deviation 1; zeros where all values are equal."""
     centred = values.astype(np.float64) - (values.mean() if len(values) else 0)
     spread = centred.std() if len(values) else 0

@@ -168,6 +168,14 @@ def test_epub_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
     ]
 
 
+def test_an_epub_whose_type_does_not_come_first_is_one_all_the_same(tmp_path: Path) -> None:
+    write_epub(tmp_path / "a.epub")
+    with zipfile.ZipFile(tmp_path / "a.epub") as archive, zipfile.ZipFile(tmp_path / "b.epub", "w") as other:
+        for name in reversed(archive.namelist()):
+            other.writestr(name, archive.read(name))
+    assert one(tmp_path / "b.epub").document.title == "The pump"
+
+
 def test_code_is_known_by_its_functions_and_classes(tmp_path: Path) -> None:
     (tmp_path / "pump.py").write_text(CODE)
     parsed = one(tmp_path / "pump.py")

@@ -189,7 +189,7 @@ class File:
 
 
 def _zipped(archive: BinaryIO, suffix: str) -> str | None:
-    """The type of a zip archive, by the folder of an Office file's main part; a damaged one is what its name says."""
+    """The type of a zip archive by the names in it; a damaged one is what its own name says."""
     archive.seek(-min(TAIL, archive.seek(0, os.SEEK_END)), os.SEEK_END)
     _, mark, end = archive.read().rpartition(b"PK\x05\x06")
     # Where the end says that the list of names is long, it is no Office file.
@@ -202,6 +202,9 @@ def _zipped(archive: BinaryIO, suffix: str) -> str | None:
             names = file.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return suffix if suffix in (*OFFICE.values(), ".epub") else None
+    # The standard wants an EPUB's type before everything else, but many packers do without.
+    if "META-INF/container.xml" in names:
+        return ".epub"
     return next((kind for folder, kind in OFFICE.items() if any(name.startswith(folder) for name in names)), None)
 
 

@@ -96,11 +96,12 @@ class Folders:
         if plan.touched:
             self.store.write([], read=plan.touched)
         if plan.to_read:
-            with progress("indexing", len(plan.to_read), show_progress, unit="files", part="passages") as count:
+            size = sum(entry.size for entry in plan.to_read)
+            with progress("indexing", len(plan.to_read), show_progress, "files", "passages", size) as count:
 
-                def done(files: int, passages: int) -> None:
+                def done(files: int, passages: int, size: int) -> None:
                     self.written()
-                    count(files, passages)
+                    count(files, passages, size)
 
                 stream = Stream(
                     self.store,

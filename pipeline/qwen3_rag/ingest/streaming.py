@@ -40,7 +40,7 @@ class Stream:
         largest: Maximum size in bytes of a file that is read into memory.
         seconds: Maximum time that parsing a PDF, HTML, Word or EPUB file may take.
         reread: Whether unchanged documents are split and written again.
-        done: Called after each commit with the number of files and passages in it.
+        done: Called after each commit with the number of files and passages in it, and the files' size in bytes.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Stream:
         strict: bool,
         largest: int,
         reread: bool,
-        done: Callable[[int, int], None],
+        done: Callable[[int, int, int], None],
         seconds: float = SECONDS,
     ) -> None:
         self.store, self.embedder, self.done = store, embedder, done
@@ -111,7 +111,7 @@ class Stream:
         commit = self.store.write(
             [*documents, *batch.carried.values()], batch.remove, origins=batch.origins, pages=pages, read=batch.read
         )
-        self.done(batch.report.files + batch.failed, batch.passages)
+        self.done(batch.report.files + batch.failed, batch.passages, sum(row.size for row in batch.read))
         return commit
 
     def _ahead(self, files: Sequence[FileEntry]) -> Iterator[Batch]:

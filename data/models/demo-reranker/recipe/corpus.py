@@ -1,13 +1,12 @@
 """English texts and code from a Debian machine, as passages with the queries they answer.
 
-Sources are package descriptions, dictionaries, manual pages, the documentation of Perl, Python and Debian, and Python
-functions with their docstrings; nothing is downloaded, and no evaluation collection is used. Sources that are not
-installed are skipped, and the log shows zero passages. `data/models/demo-reranker/README.md` lists the Debian packages.
+Sources are package descriptions, dictionaries, manual pages, documentation in HTML, and Python functions with their
+docstrings; nothing is downloaded, and no evaluation collection is used. Sources that are not installed are skipped, and
+the log shows zero passages. The card lists the Debian packages.
 """
 
 import ast
 import gzip
-import html
 import random
 import re
 import subprocess
@@ -18,9 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen3_rag.ingest.readers import read
+
 __all__ = ["CHARACTERS", "SOURCES", "Passage", "gather", "shorten"]
 
-CHARACTERS = 430  # about 100 tokens
+CHARACTERS = 900  # about 210 tokens
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Passage:
     Attributes:
         kind: `text`, `question` (its queries are questions) or `code`.
         title: Heading, or "".
-        text: At most about 100 tokens.
+        text: At most about 210 tokens.
         queries: Queries from the source; empty if queries can only be made from the text itself.
     """
 
@@ -48,8 +49,8 @@ def gather(seed: int, scale: float = 1.0) -> dict[str, list[Passage]]:
         scale: Factor on the number of passages from each source.
     """
     chosen = {}
-    for name, (read, count) in SOURCES.items():
-        by_text = {p.text: p for p in read() if len(p.text) > 60 and p.text.isascii()}
+    for name, (passages_of, count) in SOURCES.items():
+        by_text = {p.text: p for p in passages_of() if len(p.text) > 60 and p.text.isascii()}
         passages = [by_text[text] for text in sorted(by_text)]
         random.Random(f"{seed} {name}").shuffle(passages)
         chosen[name] = passages[: int(count * scale)]
@@ -175,34 +176,33 @@ def _perl() -> Iterator[Passage]:
             yield Passage("question" if head.endswith("?") else "text", head, _cut(" ".join(paragraphs)), (head,))
 
 
-def _python_manual() -> Iterator[Passage]:
-    for path in sorted(Path("/usr/share/doc").glob("python3.*/html/_sources/**/*.rst.txt")):
-        if "whatsnew" in path.parts:
-            continue
-        rst = re.sub(r":[\w:+-]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", path.read_text())
-        rst = rst.replace("``", "").replace("**", "").replace("*", "")
-        sections = re.split(r"^(.{4,100})\n[-=~^*\"]{4,}\n", rst, flags=re.M)
-        for head, body in zip(sections[1::2], sections[2::2], strict=True):
-            paragraphs = [p for p in body.split("\n\n") if re.match(r"\n*[A-Za-z]", p)]
-            for start in range(0, min(len(paragraphs), 9), 3):
-                queries = (head, f"python {head}") if start == 0 else ()
-                text = _cut(" ".join(paragraphs[start : start + 3]))
-                yield Passage("question" if head.endswith("?") else "text", head, text, queries)
+def _pages(*patterns: str) -> Callable[[], Iterator[Passage]]:
+    """Passages of HTML documentation: neighbouring paragraphs under one heading, as the library reads them."""
+
+    def passages() -> Iterator[Passage]:
+        for path in (path for pattern in patterns for path in sorted(Path("/usr/share").glob(pattern))):
+            if path.is_symlink() or path.stat().st_size > 1_000_000:
+                continue
+            for parsed in read(path):
+                for section in parsed.sections:
+                    if section.kind in ("prose", "list"):
+                        text = parsed.document.text[section.start + section.heading_length : section.stop]
+                        yield from _paragraphs(text, parsed.document.title or "", section.headings)
+
+    return passages
 
 
-def _handbook() -> Iterator[Passage]:
-    for path in sorted(Path("/usr/share/doc/debian-handbook/html/en-US").glob("*.html")):
-        page = path.read_text()
-        for section in re.split(r"<h[1-6][^>]*>", page)[1:]:
-            head, _, body = section.partition("</h")
-            title = re.sub(r"^[\d.\s]+|^[A-Z ]+(?=[A-Z][a-z])", "", _plain(head))
-            paragraphs = [_plain(p) for p in re.findall(r'<div class="para">(.*?)</div>', body, flags=re.S)]
-            for paragraph in paragraphs:
-                yield Passage("text", title, _cut(paragraph), (title,) if len(paragraphs) == 1 else ())
-
-
-def _plain(markup: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).replace("’", "'").split())
+def _paragraphs(text: str, title: str, headings: tuple[str, ...]) -> Iterator[Passage]:
+    heading = re.sub(r"^(?:[A-Z]\.)?[\d.]+\s+", "", headings[-1]) if headings else title
+    queries = (heading,) if len(heading.split()) > 2 else ()
+    kind = "question" if heading.endswith("?") else "text"
+    part = ""
+    for paragraph in [*text.split("\n\n"), None]:
+        if paragraph is None or len(part) + len(paragraph) > CHARACTERS:
+            if len(part) > 120:
+                yield Passage(kind, heading, _cut(part), queries)
+            part, queries = "", ()
+        part = f"{part} {paragraph}"
 
 
 def _functions() -> Iterator[Passage]:
@@ -246,7 +246,21 @@ SOURCES: dict[str, tuple[Callable[[], Iterator[Passage]], int]] = {
     "GCIDE": (_general, 500),
     "manual pages": (_manuals, 1000),
     "Perl documentation": (_perl, 700),
-    "Python documentation": (_python_manual, 900),
-    "Debian Handbook": (_handbook, 700),
+    "Python documentation": (_pages("doc/python3.11/html/[tfhrl]*/*.html"), 1000),
+    "Debian's books": (
+        _pages(
+            "doc/debian-handbook/html/en-US/*.html",
+            "doc/debian-policy/policy.html/*.html",
+            "developers-reference/*.html",
+            "debian-reference/*.en.html",
+        ),
+        900,
+    ),
+    "An Anarchist FAQ": (_pages("doc/anarchism/html/*.html"), 2500),
+    "PostgreSQL documentation": (_pages("doc/postgresql-doc-15/html/*.html"), 800),
+    "Django documentation": (_pages("doc/python-django-doc/html/[irth]*/*.html"), 500),
+    "SQLite documentation": (_pages("doc/sqlite3/*.html"), 500),
+    "Octave and Maxima manuals": (_pages("doc/octave/octave.html/*.html", "doc/maxima-doc/html/*.html"), 500),
+    "Git documentation": (_pages("doc/git-doc/*.html"), 300),
     "Python functions": (_functions, 1500),
 }

@@ -1,1 +1,0 @@
-"""The training recipes of the models shipped with the package."""
