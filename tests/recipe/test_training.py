@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from recipe.body import AdaptedDecoder
 from recipe.corpus import Passage
 from recipe.lists import make_lists
 from recipe.models import Encoder
 from recipe.training import Recipe, evaluate, list_loss, train
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTROL = ["<|im_start|>", "<|im_end|>"]
 ADJECTIVES = ["small", "green", "ancient", "wooden", "silent", "electric", "frozen", "hollow"]

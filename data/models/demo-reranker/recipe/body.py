@@ -67,7 +67,7 @@ class Adapted(nn.Module):
         inputs = weights[0].shape[1]
         self.down = nn.Parameter(torch.empty(rank * len(weights), inputs))
         self.ups = nn.ParameterList([nn.Parameter(torch.zeros(len(weight), rank)) for weight in weights])
-        for part in self.down.split(rank):
+        for part in torch.split(self.down, rank):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
     def factors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -104,7 +104,8 @@ class AdaptedDecoder(nn.Module):
         self.theta, self.eps = float(config.rope_parameters["rope_theta"]), float(config.rms_norm_eps)
         self.embedding = weights["model.embed_tokens.weight"].to(dtype)
         self.final_norm = weights["model.norm.weight"].to(dtype)
-        self.norms, self.layers = [], nn.ModuleList()
+        self.norms: list[list[Tensor]] = []
+        self.layers: list[dict[str, Adapted]] = []
         for number in range(config.num_hidden_layers):
             layer = {
                 name.removeprefix(f"model.layers.{number}."): value
@@ -113,13 +114,12 @@ class AdaptedDecoder(nn.Module):
             }
             self.norms.append([layer[f"{name}_layernorm.weight"].to(dtype) for name in ("input", "post_attention")])
             self.layers.append(
-                nn.ModuleDict(
-                    {
-                        joined: Adapted([layer[f"{name}.weight"] for name in names], rank, dtype)
-                        for joined, names in JOINED.items()
-                    }
-                )
+                {
+                    joined: Adapted([layer[f"{name}.weight"] for name in names], rank, dtype)
+                    for joined, names in JOINED.items()
+                }
             )
+        self.adapted = nn.ModuleList(part for layer in self.layers for part in layer.values())
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         self.head = head.float()
         wrap = (lambda f: torch.compile(f, dynamic=True, fullgraph=True)) if compiled else (lambda f: f)
@@ -148,7 +148,8 @@ class AdaptedDecoder(nn.Module):
 
     def log_odds(self, packed: PackedList, yes: int, no: int) -> Tensor:
         """Log-odds of yes against no for each candidate: float32 (candidates,)."""
-        return self(packed) @ (self.head[yes] - self.head[no])
+        states: Tensor = self(packed)
+        return states @ (self.head[yes] - self.head[no])
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         frequencies = self.theta ** -(torch.arange(0, self.head_size, 2) / self.head_size)
@@ -160,7 +161,7 @@ class AdaptedDecoder(nn.Module):
         for number, layer in enumerate(self.layers):
             for joined, names in JOINED.items():
                 adapted = layer[joined]
-                for name, down, up in zip(names, adapted.down.split(self.rank), adapted.ups, strict=True):
+                for name, down, up in zip(names, torch.split(adapted.down, self.rank), adapted.ups, strict=True):
                     key = f"base_model.model.model.layers.{number}.{name}"
                     yield f"{key}.lora_A.weight", down
                     yield f"{key}.lora_B.weight", up
@@ -202,8 +203,8 @@ def _normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _products(x: Tensor, factors: tuple[Tensor, Tensor, list[Tensor]], scale: float) -> list[Tensor]:
     weight, down, ups = factors
-    base = (x @ weight.T).split([len(up) for up in ups], -1)
-    low = (x @ down.T).split(len(down) // len(ups), -1)
+    base = torch.split(x @ weight.T, [len(up) for up in ups], -1)
+    low = torch.split(x @ down.T, len(down) // len(ups), -1)
     return [full + scale * (part @ up.T) for full, part, up in zip(base, low, ups, strict=True)]
 
 
@@ -253,4 +254,4 @@ def _causal(scores: Tensor) -> Tensor:
 def _side_by_side(x: Tensor, lengths: list[int]) -> Tensor:
     # Padding follows each candidate's tokens, where the causal mask hides it. Indexing would be slower.
     longest = max(lengths)
-    return torch.stack([pad(part, (0, 0, 0, longest - part.shape[-2])) for part in x.split(lengths, -2)], 1)
+    return torch.stack([pad(part, (0, 0, 0, longest - part.shape[-2])) for part in torch.split(x, lengths, -2)], 1)

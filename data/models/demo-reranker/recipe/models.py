@@ -50,7 +50,8 @@ def tokenizer() -> Any:
 def asker(seed: int, batch_size: int = 32) -> Any:
     """Texts to one sampled question about each, asked by SmolLM2; "" where it asked nothing."""
     config, weights = read_smollm2(smollm2_file())
-    model: Any = LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
     model.load_state_dict(weights, strict=False)
     encode = tokenizer()
     encode.padding_side, encode.pad_token = "left", encode.eos_token
