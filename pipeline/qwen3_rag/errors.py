@@ -25,6 +25,7 @@ __all__ = [
     "IndexCorruptedError",
     "IngestError",
     "InvalidArgumentError",
+    "JudgementError",
     "MissingDependencyError",
     "ModelError",
     "Qwen3RagError",
@@ -73,6 +74,10 @@ class ModelError(Qwen3RagError, RuntimeError):
 
 class IngestError(Qwen3RagError, RuntimeError):
     """A file or folder could not be read; the message names it."""
+
+
+class JudgementError(Qwen3RagError, RuntimeError):
+    """Queries, judgements or a run cannot be evaluated; the message names file and line."""
 
 
 class StoreError(Qwen3RagError, RuntimeError):

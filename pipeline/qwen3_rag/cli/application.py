@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qwen3_rag.cli import indexing, maintenance, searching
+from qwen3_rag.cli import evaluation, indexing, maintenance, searching
 from qwen3_rag.cli.common import FAILED, State
 from qwen3_rag.cli.configuration import ENVIRONMENT, read_settings, show_settings
 
@@ -29,6 +29,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(searching.list_documents)
+app.command("eval")(evaluation.evaluate_command)
 app.command("verify-model")(maintenance.verify_model_command)
 app.command("config")(show_settings)
 

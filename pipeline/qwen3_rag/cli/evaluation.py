@@ -1,0 +1,94 @@
+"""The command eval."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qwen3_rag.cli.common import Json, State, TrustUrls, print_json, print_notice, readable
+from qwen3_rag.errors import InvalidArgumentError
+
+__all__ = ["evaluate_command"]
+
+
+@readable
+def evaluate_command(
+    data: Annotated[Path, typer.Argument(help="Folder in BEIR layout, or a file of judgements.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the report.", show_default=False)],
+    store: Annotated[Path | None, typer.Option(help="Search this store. [default: one of the data's corpus]")] = None,
+    embedder: Annotated[str | None, typer.Option(help="For a new store: preset, folder or hub id.")] = None,
+    reranker: Annotated[str | None, typer.Option(help="Preset, folder or hub id. [default: the store's]")] = None,
+    queries: Annotated[Path | None, typer.Option(help="File of queries. [default: the data's queries.jsonl]")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="A TREC run to measure too; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many judged queries.")] = None,
+    candidates: Annotated[int, typer.Option(help="Passages that the reranker scores.")] = 100,
+    mode: Annotated[str, typer.Option(help="First stage of the reranked run: dense, lexical or hybrid.")] = "dense",
+    instruction: Annotated[str | None, typer.Option(help="For both models: a name or a sentence.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Try values: candidates=20,50,100; blend, mode, instruction likewise.")
+    ] = None,
+    trust_urls: TrustUrls = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a pipeline on judged queries; writes report.html, report.json and TREC runs.
+
+    Example: qwen3-rag eval data/demo --out report --embedder demo --reranker demo-minilm --candidates 20
+    """
+    from qwen3_rag.evaluation import evaluate
+
+    report = evaluate(
+        data,
+        out,
+        store=store,
+        embedder=embedder,
+        reranker=reranker,
+        queries=queries,
+        runs=run or [],
+        limit=limit,
+        candidates=candidates,
+        mode=mode,
+        instruction=instruction,
+        sweep=_sweep(sweep or []),
+        trust_urls=trust_urls,
+        show_progress=not State.quiet,
+    )
+    if as_json:
+        print_json(report)
+        return
+    _show(report)
+    print_notice(f"written: {out / 'report.html'}, {out / 'report.json'}, {out / 'runs'}")
+
+
+def _sweep(texts: list[str]) -> dict[str, list[str]]:
+    sweep = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise InvalidArgumentError(f"--sweep is {text!r}; expected a name and values, such as candidates=20,50,100")
+        sweep[name] = values.split(",")
+    return sweep
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    measures = list(next(iter(report["runs"].values())))
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column(f"{report['queries']} queries")
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    rows = dict(report["runs"]) | ({"ceiling": report["ceiling"]} if "ceiling" in report else {})
+    for name, values in rows.items():
+        table.add_row(name, *(f"{values[measure]:.4f}" for measure in measures))
+    console.print(table)
+    for each in report["comparisons"][:1]:
+        p = "" if each["p"] is None else f", p = {each['p']:.2g}"
+        console.print(
+            f"{each['second']} against {each['first']}: {each['difference']:+.4f} {each['measure']}{p}; "
+            f"{each['wins']} wins, {each['losses']} losses, {each['ties']} ties"
+        )
+    for note in report["notes"]:
+        print_notice(f"note: {note}")
