@@ -90,6 +90,7 @@ SLOW_MODULES = (
     "tests/test_demo.py",
     "tests/test_distribution.py",
     "tests/test_forking.py",
+    "tests/evaluation/test_command.py",
     "tests/index/test_backup.py",
     "tests/ingest/test_child.py",
     "tests/ingest/test_hostile.py",

@@ -7,6 +7,7 @@ Qwen3RagError
 ├── MissingDependencyError (ImportError)  an optional package is needed; shows the pip command
 ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
 ├── IngestError (RuntimeError)            a file that cannot be read
+├── JudgementError (RuntimeError)         queries, judgements or a run that cannot be evaluated; names file and line
 └── StoreError (RuntimeError)
     ├── StoreNotFoundError                no folder, or a folder that is not a store
     ├── StoreMovedError                   the store that was opened is no longer at its path
