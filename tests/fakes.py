@@ -70,3 +70,28 @@ class LengthReranker:
 
     def describe(self) -> dict[str, Any]:
         return {"model": "length"}
+
+
+class KnowingReranker:
+    """Knows which document answers which query, and counts the pairs that it scores."""
+
+    def __init__(self, right: bool = True) -> None:
+        self.right, self.pairs, self.stop_after = right, 0, 10**9
+
+    def read(
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> RerankResult:
+        if self.pairs + len(documents) > self.stop_after:
+            raise KeyboardInterrupt
+        self.pairs += len(documents)
+        sign = 1 if self.right else -1
+        scores = [sign * (5.0 if f"answer to {query}" in text else -3.0 - len(text) / 1000) for text in documents]
+        return RerankResult(np.array(scores, dtype=np.float32), np.zeros(len(scores), dtype=np.int64))
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "knowing", "right": self.right}

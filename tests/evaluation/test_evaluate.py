@@ -1,8 +1,6 @@
 """Evaluations on a small collection, with models that know words and nothing else."""
 
 import json
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +9,17 @@ import numpy as np
 import pytest
 from ir_measures import AP, RR, R, nDCG
 
-from fakes import WordEmbedder
+from fakes import KnowingReranker, WordEmbedder
 from qwen3_rag import Document, InvalidArgumentError, JudgementError, Pipeline, UnknownNameError
 from qwen3_rag.evaluation import evaluate
 from qwen3_rag.evaluation.figures import by_query, ceiling, compared, mean
 from qwen3_rag.evaluation.judged import Judged, read_judged, read_run
-from qwen3_rag.scores import RerankResult
 
-WORDS = ("pump", "valve", "tide", "moon", "bread", "yeast", "violin", "string", "glacier", "ice", "orchard", "apple")
-
-
-class Knowing:
-    """Knows which document answers which query, and counts the pairs that it scores."""
-
-    def __init__(self, right: bool = True) -> None:
-        self.right, self.pairs, self.stop_after = right, 0, 10**9
-
-    def read(
-        self,
-        query: str,
-        documents: Sequence[str],
-        instruction: str | None = None,
-        deadline: float | None = None,
-        cancel: threading.Event | None = None,
-    ) -> RerankResult:
-        if self.pairs + len(documents) > self.stop_after:
-            raise KeyboardInterrupt
-        self.pairs += len(documents)
-        sign = 1 if self.right else -1
-        scores = [sign * (5.0 if f"answer to {query}" in text else -3.0 - len(text) / 1000) for text in documents]
-        return RerankResult(np.array(scores, dtype=np.float32), np.zeros(len(scores), dtype=np.int64))
-
-    def describe(self) -> dict[str, Any]:
-        return {"model": "knowing", "right": self.right}
-
-
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    folder = tmp_path / "small"
-    (folder / "qrels").mkdir(parents=True)
-    corpus, queries, grades = [], [], ["query-id\tcorpus-id\tscore"]
-    for number, word in enumerate(WORDS):
-        other = WORDS[(number + 1) % len(WORDS)]
-        corpus.append({"_id": f"d{number}", "title": "", "text": f"{other} {other} is the answer to {word} {other}"})
-        corpus.append({"_id": f"e{number}", "title": "", "text": f"{word} {other} alone"})
-        queries.append({"_id": f"q{number}", "text": f"{word} {other}"})
-        grades += [f"q{number}\td{number}\t2", f"q{number}\te{number}\t0"]
-    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)), "utf-8")
-    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), "utf-8")
-    (folder / "qrels/test.tsv").write_text("\n".join(grades) + "\n", "utf-8")
-    return folder
+QUERIES = 12
 
 
 def report_of(collection: Path, out: Path, **options: Any) -> dict[str, Any]:
-    models = {"embedder": WordEmbedder(), "reranker": Knowing()}
+    models = {"embedder": WordEmbedder(), "reranker": KnowingReranker()}
     return evaluate(collection, out, **models | options)  # type: ignore[arg-type]
 
 
@@ -104,16 +59,16 @@ def _trec(table: Path, folder: Path) -> str:
 def test_an_evaluation_ranks_as_a_search_does(collection: Path, tmp_path: Path) -> None:
     report_of(collection, tmp_path / "out", candidates=15)
     run = read_run(tmp_path / "out/runs/reranked.trec")
-    with Pipeline.open(tmp_path / "out/store", WordEmbedder(), Knowing()) as pipeline:
+    with Pipeline.open(tmp_path / "out/store", WordEmbedder(), KnowingReranker()) as pipeline:
         hits = pipeline.search("tide moon", top_k=15, candidates=15, group_by_document=True)
     assert list(run["q2"]) == [hit.document_id for hit in hits]
 
 
 def test_a_second_evaluation_scores_no_pair_again(collection: Path, tmp_path: Path) -> None:
-    first, again, other = Knowing(), Knowing(), Knowing(right=False)
+    first, again, other = KnowingReranker(), KnowingReranker(), KnowingReranker(right=False)
     one = report_of(collection, tmp_path / "out", reranker=first, candidates=20)
     two = report_of(collection, tmp_path / "out", reranker=again, candidates=20)
-    assert first.pairs == 20 * len(WORDS)
+    assert first.pairs == 20 * QUERIES
     assert again.pairs == 0
     assert two["runs"] == one["runs"]
     assert "seconds per pair" in one
@@ -124,20 +79,20 @@ def test_a_second_evaluation_scores_no_pair_again(collection: Path, tmp_path: Pa
 
 
 def test_an_interrupted_evaluation_continues_and_leaves_no_report(collection: Path, tmp_path: Path) -> None:
-    report_of(collection, tmp_path / "out", reranker=Knowing(), candidates=10)
-    stopped = Knowing()
+    report_of(collection, tmp_path / "out", reranker=KnowingReranker(), candidates=10)
+    stopped = KnowingReranker()
     stopped.stop_after = 65
     with pytest.raises(KeyboardInterrupt):
         report_of(collection, tmp_path / "out", reranker=stopped, candidates=20)
     assert not (tmp_path / "out/report.json").exists()
     assert not (tmp_path / "out/report.html").exists()
-    resumed = Knowing()
+    resumed = KnowingReranker()
     report_of(collection, tmp_path / "out", reranker=resumed, candidates=20)
-    assert stopped.pairs + resumed.pairs == 10 * len(WORDS)
+    assert stopped.pairs + resumed.pairs == 10 * QUERIES
 
 
 def test_a_sweep_is_chosen_on_one_half_and_measured_on_the_other(collection: Path, tmp_path: Path) -> None:
-    reranker = Knowing()
+    reranker = KnowingReranker()
     sweep = {"blend": ["0", "0.9"], "candidates": ["5", "20"]}
     sweep_report = report_of(collection, tmp_path / "out", reranker=reranker, candidates=20, sweep=sweep)["sweep"]
     assert [row["options"] for row in sweep_report["rows"]] == [
@@ -145,7 +100,7 @@ def test_a_sweep_is_chosen_on_one_half_and_measured_on_the_other(collection: Pat
     ]
     assert sweep_report["best"]["options"]["blend"] == 0.0
     assert sweep_report["best"]["chosen on"] == max(row["chosen on"] for row in sweep_report["rows"])
-    assert reranker.pairs == 20 * len(WORDS)
+    assert reranker.pairs == 20 * QUERIES
 
 
 def test_runs_alone_need_no_model(collection: Path, tmp_path: Path) -> None:
