@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fakes import KnowingReranker, WordEmbedder
-from qwen3_rag import Embedder, InvalidArgumentError, Reranker
+from qwen3_rag import Embedder, InvalidArgumentError, Reranker, UnknownNameError
 from qwen3_rag.evaluation import evaluate
+from qwen3_rag.evaluation.mteb_groups import GROUPS, compared_with_published, evaluate_mteb, tasks_of
 from qwen3_rag.evaluation.mteb_models import MtebEmbedder, MtebPipeline, MtebReranker
 
 mteb = pytest.importorskip("mteb")
@@ -127,3 +128,32 @@ def test_the_reranker_is_a_cross_encoder_of_mteb(collection: Path, tiny_reranker
 def test_a_search_before_an_index_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="search was called before index"):
         MtebPipeline(tmp_path, WordEmbedder(), None).search([], task_metadata=None, top_k=10)
+
+
+def test_groups_are_mtebs_own_tasks() -> None:
+    counts = {name: len(tasks_of(name)) for name in GROUPS}
+    assert counts == {"MTEB-R": 10, "CMTEB-R": 8, "MMTEB-R": 18, "MLDR": 1, "MTEB-Code": 12, "FollowIR": 3}
+    assert [task.metadata.name for task in tasks_of("SciFact")] == ["SciFact"]
+    with pytest.raises(UnknownNameError, match="MTEB-R"):
+        tasks_of("no such task")
+
+
+def test_a_figure_far_from_the_published_one_is_flagged() -> None:
+    rows = compared_with_published({"MTEB-R": 65.9, "MTEB-Code": 70.0, "SciFact": 70.0}, "Qwen3-Reranker-0.6B")
+    assert rows == {
+        "MTEB-R": {"score": 65.9, "published": 65.80, "differs": False},
+        "MTEB-Code": {"score": 70.0, "published": 73.42, "differs": True},
+        "SciFact": {"score": 70.0, "published": None, "differs": None},
+    }
+
+
+def test_tasks_are_run_once_and_reported(collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_rag.evaluation.mteb_groups.tasks_of", lambda name: [task_of(collection)])
+    reranker = KnowingReranker()
+    options: dict[str, Any] = {"embedder": WordEmbedder(), "reranker": reranker, "candidates": 20}
+    report = evaluate_mteb(["Small"], tmp_path / "out", **options)
+    assert report == {"tasks": {"Small": 100}, "groups": {"Small": {"score": 100, "published": None, "differs": None}}}
+    pairs = reranker.pairs
+    assert evaluate_mteb(["Small"], tmp_path / "out", **options) == report
+    assert reranker.pairs == pairs > 0
+    assert json.loads((tmp_path / "out/mteb.json").read_text("utf-8")) == report

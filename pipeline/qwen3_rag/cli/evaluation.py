@@ -14,8 +14,14 @@ __all__ = ["evaluate_command"]
 
 @readable
 def evaluate_command(
-    data: Annotated[Path, typer.Argument(help="Folder in BEIR layout, or a file of judgements.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the report.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder in BEIR layout, or a file of judgements.", show_default=False)
+    ] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of DATA: a task of mteb, or MTEB-R, CMTEB-R, MMTEB-R, MLDR, MTEB-Code, FollowIR."),
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Search this store. [default: one of the data's corpus]")] = None,
     embedder: Annotated[str | None, typer.Option(help="For a new store: preset, folder or hub id.")] = None,
     reranker: Annotated[str | None, typer.Option(help="Preset, folder or hub id. [default: the store's]")] = None,
@@ -37,6 +43,11 @@ def evaluate_command(
     """
     from qwen3_rag.evaluation import evaluate
 
+    if (data is None) == (mteb is None):
+        raise InvalidArgumentError(f"DATA is {data} and --mteb is {mteb}; expected one of them")
+    if data is None:
+        _mteb(mteb or [], out, embedder, reranker, candidates, as_json)
+        return
     report = evaluate(
         data,
         out,
@@ -58,6 +69,26 @@ def evaluate_command(
         return
     _show(report)
     print_notice(f"written: {out / 'report.html'}, {out / 'report.json'}, {out / 'runs'}")
+
+
+def _mteb(
+    names: list[str], out: Path, embedder: str | None, reranker: str | None, candidates: int, as_json: bool
+) -> None:
+    from qwen3_rag.evaluation.mteb_groups import evaluate_mteb
+
+    models: dict[str, Any] = {
+        "embedder": embedder or "0.6b",
+        "reranker": None if reranker == "none" else reranker or "0.6b",
+    }
+    report = evaluate_mteb(names, out, **models, candidates=candidates, show_progress=not State.quiet)
+    if as_json:
+        print_json(report)
+        return
+    for name, score in report["tasks"].items():
+        typer.echo(f"{name:40} {score:6.2f}")
+    for name, row in report["groups"].items():
+        published = "" if row["published"] is None else f"  published {row['published']:.2f}"
+        typer.echo(f"{name:40} {row['score']:6.2f}{published}{'  DIFFERS' if row['differs'] else ''}")
 
 
 def _sweep(texts: list[str]) -> dict[str, list[str]]:

@@ -113,7 +113,7 @@ class MtebPipeline:
         instruction = _instruction(task_metadata)
         if top_ranked is not None:
             return {name: self._reranked(text, top_ranked[name], instruction) for name, text in texts.items()}
-        options = {"candidates": self.candidates} if self.pipeline.reranker else {}
+        options: dict[str, Any] = {"candidates": self.candidates} if self.pipeline.reranker else {}
         together = self.pipeline.search_many(
             list(texts.values()),
             top_k=min(top_k, self.candidates) if options else top_k,
