@@ -135,6 +135,14 @@ def test_strict_raises_for_a_file_that_is_read_in_part(pipeline: Pipeline, folde
     assert len(pipeline) == 0
 
 
+def test_memory_is_named_as_the_reason_in_a_program_that_uses_more_itself(pipeline: Pipeline, folder: Path) -> None:
+    (folder / "bomb.pdf").write_bytes(bomb(1 << 30))
+    models = bytearray(b"1") * 1_500_000_000
+    with pytest.raises(IngestError, match=r"bomb\.pdf: needed more than 1 GB of memory"):
+        sync(pipeline, folder, strict=True)
+    assert len(models)
+
+
 def test_a_file_that_became_unreadable_keeps_its_document(pipeline: Pipeline, folder: Path) -> None:
     write_pdf(folder / "a.pdf", ["open"])
     sync(pipeline, folder)

@@ -6,6 +6,7 @@ thread, with this process, or when a file goes wrong in it.
 """
 
 import json
+import mmap
 import os
 import signal
 import socket
@@ -128,13 +129,15 @@ class Child:
             raise ContentError(path, str(reason)[:500])
 
     def _how_it_ended(self, seconds: float) -> str:
-        peak = _wait(self.process)
+        peak, touched = _wait(self.process)
         code = self.process.returncode
         if code is None:
             return "the parser stopped answering"
         if code == -signal.SIGXCPU:
             return f"took longer than {seconds:g} s"
-        if -code in ABORTED and peak > max(self.peak, self.memory // 2):
+        # Linux counts the parent's memory into a new process's peak; where that hides the rest, faults are counted.
+        used = peak if peak > self.peak else touched
+        if -code in ABORTED and used > self.memory // 2:
             return self._too_much_memory
         return f"the parser crashed (signal {-code})" if code < 0 else f"the parser ended (exit code {code})"
 
@@ -143,16 +146,16 @@ class Child:
         return f"needed more than {self.memory / 2**30:g} GB of memory"
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    """Wait a little for a process to end; return the most memory that it used, in bytes."""
+def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, int]:
+    """Wait a little for a process to end; return the most memory that it had, and how much it touched, in bytes."""
     deadline = time.monotonic() + ENDING
     while time.monotonic() < deadline:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return int(usage.ru_maxrss) * RESIDENT
+            return int(usage.ru_maxrss) * RESIDENT, usage.ru_minflt * mmap.PAGESIZE
         time.sleep(0.005)
-    return 0
+    return 0, 0
 
 
 def _end(channel: socket.socket, process: "subprocess.Popen[bytes]", owner: int) -> None:
