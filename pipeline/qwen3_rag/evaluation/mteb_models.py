@@ -112,7 +112,9 @@ class MtebPipeline:
         texts = {row["id"]: _query(row) for row in rows}
         instruction = _instruction(task_metadata)
         if top_ranked is not None:
-            return {name: self._reranked(text, top_ranked[name], instruction) for name, text in texts.items()}
+            if (reranker := self.pipeline.reranker) is None:
+                raise InvalidArgumentError("a reranking task needs a reranker; got None")
+            return {name: self._reranked(reranker, text, top_ranked[name], instruction) for name, text in texts.items()}
         options: dict[str, Any] = {"candidates": self.candidates} if self.pipeline.reranker else {}
         together = self.pipeline.search_many(
             list(texts.values()),
@@ -131,12 +133,11 @@ class MtebPipeline:
             self.pipeline.close()
             self.pipeline = None
 
-    def _reranked(self, query: str, names: list[str], instruction: str | None) -> dict[str, float]:
+    def _reranked(
+        self, reranker: RerankerProtocol, query: str, names: list[str], instruction: str | None
+    ) -> dict[str, float]:
         """Log-odds of documents that the task names."""
-        assert self.pipeline is not None
-        if self.pipeline.reranker is None:
-            raise InvalidArgumentError("a reranking task needs a reranker; got None")
-        result = self.pipeline.reranker.read(query, [self._texts[name] for name in names], instruction)
+        result = reranker.read(query, [self._texts[name] for name in names], instruction)
         return dict(zip(names, result.log_odds.tolist(), strict=True))
 
 
