@@ -46,6 +46,16 @@ def test_eval_prints_a_table_and_writes_the_report(
     assert sorted(path.stem for path in (tmp_path / "out/runs").iterdir()) == ["dense", "hybrid", "lexical", "reranked"]
 
 
+def test_eval_of_a_store_may_leave_its_reranker_out(
+    collection: Path, tmp_path: Path, tiny_embedder: Path, tiny_reranker: Path
+) -> None:
+    models = ("--embedder", tiny_embedder, "--reranker", tiny_reranker)
+    run(COMMAND, collection, "--out", tmp_path / "out", *models, "--candidates", 10)
+    said = run(COMMAND, collection, "--out", tmp_path / "b", "--store", tmp_path / "out/store", "--reranker", "none")
+    assert "dense" in said.stdout
+    assert "reranked" not in said.stdout
+
+
 def test_eval_of_a_store_of_another_embedder_is_an_error(
     collection: Path, tmp_path: Path, tiny_embedder: Path, tiny_reranker: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ir_measures import AP, RR, R, nDCG
 
 from fakes import KnowingReranker, WordEmbedder
-from qwen3_rag import Document, InvalidArgumentError, JudgementError, Pipeline, UnknownNameError
+from qwen3_rag import Document, InvalidArgumentError, JudgementError, MissingDependencyError, Pipeline, UnknownNameError
 from qwen3_rag.evaluation import evaluate
 from qwen3_rag.evaluation.figures import by_query, ceiling, compared, mean
 from qwen3_rag.evaluation.judged import Judged, read_judged, read_run
@@ -110,6 +110,22 @@ def test_runs_alone_need_no_model(collection: Path, tmp_path: Path) -> None:
     report = evaluate(collection, tmp_path / "out", runs=[runs])
     assert report["runs"] == {"mine": pytest.approx(dict.fromkeys(report["runs"]["mine"], 1 / 12), abs=1e-4)}
     assert report["notes"] == ["the run mine lacks 10 of 12 judged queries, which count as 0"]
+
+
+def test_without_a_reranker_the_first_stages_are_measured(collection: Path, tmp_path: Path) -> None:
+    report = report_of(collection, tmp_path / "out", reranker="none")
+    assert set(report["runs"]) == {"dense", "lexical", "hybrid"}
+    again = report_of(collection, tmp_path / "again", store=tmp_path / "out/store", reranker="none")
+    assert again["runs"] == report["runs"]
+
+
+def test_a_missing_package_is_an_error_before_anything_is_indexed(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'qwen3-rag\[eval\]'"):
+        report_of(collection, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_store_is_searched_as_it_is(collection: Path, tmp_path: Path) -> None:

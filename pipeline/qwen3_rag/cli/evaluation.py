@@ -24,7 +24,9 @@ def evaluate_command(
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Search this store. [default: one of the data's corpus]")] = None,
     embedder: Annotated[str | None, typer.Option(help="For a new store: preset, folder or hub id.")] = None,
-    reranker: Annotated[str | None, typer.Option(help="Preset, folder or hub id. [default: the store's]")] = None,
+    reranker: Annotated[
+        str | None, typer.Option(help="Preset, folder, hub id, or 'none'. [default: the store's]")
+    ] = None,
     queries: Annotated[Path | None, typer.Option(help="File of queries. [default: the data's queries.jsonl]")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="A TREC run to measure too; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many judged queries.")] = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from qwen3_rag.arguments import as_path, at_least
 from qwen3_rag.errors import InvalidArgumentError, JudgementError
+from qwen3_rag.evaluation.figures import check_installed
 from qwen3_rag.evaluation.judged import Judged, Run, read_judged, read_run, write_run
 from qwen3_rag.evaluation.remembering import RememberingReranker
 from qwen3_rag.evaluation.report import write_report
@@ -51,7 +52,7 @@ def evaluate(
         out: Folder of the report; created if it does not exist.
         store: An existing store to search; None indexes the corpus into `out/store`.
         embedder: For a new store. With `store`, it has to be the one that made it.
-        reranker: In place of the store's.
+        reranker: In place of the store's; "none" measures the first stages alone.
         queries: File of queries; None is `queries.jsonl` in `data`.
         runs: Files of further runs in TREC's format, to be measured too.
         limit: Only the first so many judged queries.
@@ -70,7 +71,9 @@ def evaluate(
         JudgementError: Queries, judgements or a run cannot be used; names file and line.
         MissingDependencyError: The extra `eval` is not installed.
     """
+    check_installed()
     at_least(candidates, 1, "candidates")
+    second = None if reranker == "none" else reranker
     grid = grid_of(sweep or {})
     judged, corpus = _judged(as_path(data, "data"), queries)
     judged = judged.first(limit)
@@ -81,14 +84,14 @@ def evaluate(
     others = {Path(path).stem: read_run(Path(path)) for path in runs}
     if store is None and corpus is None and others:
         return _reported(folder, judged, {}, others, {}, [])
-    with _opened(folder, store, corpus, embedder, reranker, trust_urls) as pipeline:
+    with _opened(folder, store, corpus, embedder, second, trust_urls, reranker != "none") as pipeline:
         if corpus is not None and store is None:
             pipeline.index(corpus, show_progress=show_progress)
         notes = _missing(pipeline, judged)
         study = Study(pipeline, judged, show_progress, {"mode": mode, "instruction": instruction})
         stages = {name: study.first_stage(name) for name in FIRST_STAGES}
         extra: dict[str, Any] = {"models": _models(pipeline), "mode": mode, "candidates": candidates}
-        if pipeline.reranker is not None:
+        if pipeline.reranker is not None and reranker != "none":
             stages["reranked"] = study.reranked(timed=True, candidates=candidates)
             extra |= study.beside(stages["reranked"], candidates)
             extra["sweep"] = study.swept(grid, candidates) if grid else None
@@ -119,6 +122,7 @@ def _opened(
     embedder: str | EmbedderProtocol | None,
     reranker: str | RerankerProtocol | None,
     trust_urls: bool,
+    both: bool,
 ) -> Iterator[Pipeline]:
     """The pipeline, whose reranker scores no pair twice."""
     place = folder / "store" if store is None else as_path(store, "store")
@@ -127,6 +131,8 @@ def _opened(
             raise InvalidArgumentError("the data has no corpus.jsonl; expected store= with the documents, or runs=")
         models: dict[str, Any] = {"embedder": embedder, "reranker": reranker}
         models = {name: model for name, model in models.items() if model is not None}
+        if not both:
+            models["reranker"] = None
         Pipeline.create(place, **models).close()
     with Pipeline.open(place, embedder, reranker, trust_urls=trust_urls) as pipeline:
         second = pipeline.reranker

@@ -1,5 +1,6 @@
 """Measures of runs by ir_measures, their ceiling, and the comparison of two runs query by query."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,18 +9,27 @@ import numpy as np
 from qwen3_rag.errors import MissingDependencyError
 from qwen3_rag.evaluation.judged import Judged, Run
 
-__all__ = ["MEASURES", "ByQuery", "by_query", "ceiling", "compared", "mean"]
+__all__ = ["MEASURES", "ByQuery", "by_query", "ceiling", "check_installed", "compared", "mean"]
 
 ByQuery = dict[str, dict[str, float]]  # measure to query to value
 MEASURES = ("nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100")
 MAIN = "nDCG@10"
 
 
+def check_installed() -> None:
+    """Check that the extra `eval` is there before hours of work need it.
+
+    Raises:
+        MissingDependencyError: One of its packages is missing.
+    """
+    for package in ("ir_measures", "scipy", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "evaluation", "pip install 'qwen3-rag[eval]'")
+
+
 def _measures() -> dict[str, Any]:
-    try:
-        from ir_measures import AP, RR, R, nDCG
-    except ImportError as error:
-        raise MissingDependencyError("ir_measures", "evaluation", "pip install 'qwen3-rag[eval]'") from error
+    from ir_measures import AP, RR, R, nDCG
+
     return dict(zip(MEASURES, (nDCG @ 10, RR @ 10, AP, R @ 10, R @ 100), strict=True))
 
 

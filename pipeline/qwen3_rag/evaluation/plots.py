@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from qwen3_rag.errors import MissingDependencyError
 from qwen3_rag.evaluation.figures import MAIN
 from qwen3_rag.evaluation.running import Searched
 
@@ -16,11 +15,7 @@ BLUE, ORANGE, GREY = "#2463a8", "#d9822b", "#888888"
 
 
 def plots(report: Mapping[str, Any], reranked: Searched | None) -> dict[str, str]:
-    """Heading to SVG; without a reranker, there is nothing to draw.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Heading to SVG; without a reranker, there is nothing to draw."""
     if reranked is None:
         return {}
     drawn = {"Quality and the number of candidates": _svg(lambda axes: _candidates(axes, report))}
@@ -32,10 +27,8 @@ def plots(report: Mapping[str, Any], reranked: Searched | None) -> dict[str, str
 
 
 def _svg(draw: Callable[[Any], None]) -> str:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "the report's plots", "pip install 'qwen3-rag[eval]'") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.add_subplot()
     draw(axes)
