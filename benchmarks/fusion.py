@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import ir_measures
 import numpy as np
 from embedded import Collection, embedded
-from ir_measures import R, ScoredDoc, nDCG
 
 from qwen3_rag import Document
+from qwen3_rag.evaluation.figures import by_query, mean
+from qwen3_rag.evaluation.judged import Run
 from qwen3_rag.index.protocols import RowsAndScores
 from qwen3_rag.index.retriever import Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import add_with_vectors
 
-MEASURES = [nDCG @ 10, R @ 100]
+MEASURES = ("nDCG@10", "recall@100")
 DEPTH = 100
 Fusion = Callable[[RowsAndScores, RowsAndScores], dict[int, float]]
 
@@ -75,13 +75,13 @@ FUSIONS: dict[str, Fusion] = {
 
 def measured(collection: Collection) -> dict[str, dict[str, float]]:
     """Both measures of every fusion on a collection."""
-    runs: dict[str, list[ScoredDoc]] = {name: [] for name in FUSIONS}
+    runs: dict[str, Run] = {name: {} for name in FUSIONS}
     with TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "store", {}, dimensions=collection.vectors.shape[1], vectors="float32")
         documents = [Document(text, name) for name, text in zip(collection.ids, collection.texts, strict=True)]
         add_with_vectors(store, documents, collection.vectors)
         retriever = Retriever(store)
-        for (query, text), vector in zip(collection.queries.items(), collection.query_vectors, strict=True):
+        for (query, text), vector in zip(collection.judged.queries.items(), collection.query_vectors, strict=True):
             halves: list[RowsAndScores] = []
             for mode in ("dense", "lexical"):
                 hits = retriever.search(text, vector, DEPTH, mode, None)  # type: ignore[arg-type]
@@ -89,13 +89,10 @@ def measured(collection: Collection) -> dict[str, dict[str, float]]:
                 halves.append((numbers, np.array([score for _, score in hits], dtype=np.float32)))
             for name, fusion in FUSIONS.items():
                 best = sorted(fusion(halves[0], halves[1]).items(), key=lambda entry: -entry[1])[:DEPTH]
-                runs[name] += [ScoredDoc(query, collection.ids[number], score) for number, score in best]
+                runs[name][query] = {collection.ids[number]: score for number, score in best}
         store.close()
-    return {
-        name: {str(m): round(figures[m], 4) for m in MEASURES}
-        for name, run in runs.items()
-        for figures in [ir_measures.calc_aggregate(MEASURES, collection.qrels, run)]
-    }
+    means = {name: mean(by_query(collection.judged, run)) for name, run in runs.items()}
+    return {name: {measure: round(figures[measure], 4) for measure in MEASURES} for name, figures in means.items()}
 
 
 def main() -> None:
@@ -107,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = {folder.name: measured(embedded(folder, options.kept, options.queries)) for folder in options.folders}
     means = {
-        name: {str(m): round(float(np.mean([rows[name][str(m)] for rows in figures.values()])), 4) for m in MEASURES}
+        name: {m: round(float(np.mean([rows[name][m] for rows in figures.values()])), 4) for m in MEASURES}
         for name in FUSIONS
     }
     (Path(__file__).parent / "results/fusion.json").write_text(json.dumps({"mean": means, **figures}, indent=1) + "\n")

@@ -66,7 +66,7 @@ def main() -> None:
     held = [embedded(options.collections / name, options.folder, 150) for name in COLLECTIONS]
     texts = [text for one in held for text in one.texts]
     base = np.concatenate([one.vectors for one in held]).astype(np.float32)
-    queries = [query for one in held for query in one.queries.values()][: options.queries]
+    queries = [query for one in held for query in one.judged.queries.values()][: options.queries]
     if len(queries) < options.queries:
         sys.exit(f"--queries is {options.queries}; the collections have {len(queries)}")
     generator = np.random.default_rng(0)

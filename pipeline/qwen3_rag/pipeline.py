@@ -81,7 +81,7 @@ class Pipeline:
         Args:
             path: A folder that is empty or does not exist yet.
             embedder: An `Embedder`, or the name of its model.
-            reranker: A `Reranker` or `Cascade`, the name of a model, or None for the first stage only.
+            reranker: A `Reranker` or `Cascade`, the name of a model, or None or "none" for the first stage only.
             **options: Fields of `Settings`, such as `chunk_tokens`; and `device`, `dtype`, `hub`, `instruction`,
                 `instructions` and `runtime_options` for models passed by name.
 
@@ -90,6 +90,7 @@ class Pipeline:
             InvalidArgumentError: An unknown option or model name.
             ModelError: The embedder cannot be loaded; nothing is left behind.
         """
+        reranker = None if reranker == "none" else reranker
         for_models = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
         settings = Settings.of(options)
         if for_models and not isinstance(embedder, str) and not isinstance(reranker, str):
@@ -135,7 +136,7 @@ class Pipeline:
         Args:
             path: The store's folder.
             embedder: An `Embedder`, or the name of its model; None is the store's.
-            reranker: A `Reranker` or `Cascade`, or the name of a model; None is the store's.
+            reranker: A `Reranker` or `Cascade`, or the name of a model; None is the store's, "none" is no second stage.
             trust_urls: Whether texts may be sent to model servers that only the store names, with the key in
                 `QWEN3_RAG_API_KEY` if it is set. Without it, using such a model is an `UntrustedStoreError`.
 
@@ -145,13 +146,14 @@ class Pipeline:
             EmbedderMismatchError: `embedder` is not the one that computed the vectors.
         """
         own = Embedder(embedder) if isinstance(embedder, str) else embedder
-        second = Reranker(reranker) if isinstance(reranker, str) else reranker
+        wanted = None if reranker == "none" else reranker
+        second = Reranker(wanted) if isinstance(wanted, str) else wanted
         store = Store.open(as_path(path, "path"))
         try:
             settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))
             if settings is None or maker is None:
                 raise IndexCorruptedError(f"{path}: the store does not record its settings and embedder")
-            if second is None and kept is not None:
+            if reranker is None and kept is not None:
                 second = remembered_reranker(kept, trust_urls)
             first = own
             if first is None:

@@ -109,13 +109,27 @@ def test_runs_alone_need_no_model(collection: Path, tmp_path: Path) -> None:
     (collection / "corpus.jsonl").unlink()
     report = evaluate(collection, tmp_path / "out", runs=[runs])
     assert report["runs"] == {"mine": pytest.approx(dict.fromkeys(report["runs"]["mine"], 1 / 12), abs=1e-4)}
-    assert report["notes"] == ["the run mine lacks 10 of 12 judged queries, which count as 0"]
+    assert report["notes"] == [
+        "the run mine lacks 10 of 12 judged queries, which count as 0",
+        "the run mine has fewer than 100 documents for 2 queries; the fewest, 1, for 'q0'",
+    ]
+
+
+def test_a_blend_orders_as_a_search_with_that_blend(collection: Path, tmp_path: Path) -> None:
+    report_of(collection, tmp_path / "out", candidates=15, blend=0.9)
+    run = read_run(tmp_path / "out/runs/reranked.trec")
+    with Pipeline.open(tmp_path / "out/store", WordEmbedder(), KnowingReranker()) as pipeline:
+        hits = pipeline.search("tide moon", top_k=15, candidates=15, group_by_document=True, blend=0.9)
+    assert list(run["q2"]) == [hit.document_id for hit in hits]
 
 
 def test_without_a_reranker_the_first_stages_are_measured(collection: Path, tmp_path: Path) -> None:
     report = report_of(collection, tmp_path / "out", reranker="none")
     assert set(report["runs"]) == {"dense", "lexical", "hybrid"}
-    again = report_of(collection, tmp_path / "again", store=tmp_path / "out/store", reranker="none")
+    with Pipeline.create(tmp_path / "store", WordEmbedder(), KnowingReranker()) as pipeline:
+        pipeline.index(collection / "corpus.jsonl")
+    # The store remembers a reranker that only its own program can make; it is not needed here.
+    again = report_of(collection, tmp_path / "again", store=tmp_path / "store", reranker="none")
     assert again["runs"] == report["runs"]
 
 

@@ -33,6 +33,7 @@ def evaluate_command(
     candidates: Annotated[int, typer.Option(help="Passages that the reranker scores.")] = 100,
     mode: Annotated[str, typer.Option(help="First stage of the reranked run: dense, lexical or hybrid.")] = "dense",
     instruction: Annotated[str | None, typer.Option(help="For both models: a name or a sentence.")] = None,
+    blend: Annotated[float, typer.Option(help="Weight of the first stage in the reranked order.")] = 0.0,
     sweep: Annotated[
         list[str] | None, typer.Option(help="Try values: candidates=20,50,100; blend, mode, instruction likewise.")
     ] = None,
@@ -62,6 +63,7 @@ def evaluate_command(
         candidates=candidates,
         mode=mode,
         instruction=instruction,
+        blend=blend,
         sweep=_sweep(sweep or []),
         trust_urls=trust_urls,
         show_progress=not State.quiet,

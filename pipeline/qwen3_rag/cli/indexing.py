@@ -140,8 +140,7 @@ def _opened(
         if reranker is not None:
             raise InvalidArgumentError(f"--reranker {reranker} passed, but {store} exists and remembers its own")
         return Pipeline.open(store, embedder=embedder, trust_urls=trust_urls)
-    second = reranker or "0.6b"
-    return Pipeline.create(store, embedder or "0.6b", None if second == "none" else second)
+    return Pipeline.create(store, embedder or "0.6b", reranker or "0.6b")
 
 
 def _kinds(report: "IndexReport") -> str:

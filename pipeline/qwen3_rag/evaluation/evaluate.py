@@ -38,6 +38,7 @@ def evaluate(
     candidates: int = 100,
     mode: str = "dense",
     instruction: str | None = None,
+    blend: float = 0.0,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     trust_urls: bool = False,
     show_progress: bool = False,
@@ -59,6 +60,7 @@ def evaluate(
         candidates: Passages that the reranker scores.
         mode: First stage of the reranked runs.
         instruction: For both models.
+        blend: As in `Pipeline.search`.
         sweep: Values to try of `candidates`, `blend`, `mode` and `instruction`; chosen on one half of the queries and
             reported on the other.
         trust_urls: As in `Pipeline.open`.
@@ -73,7 +75,6 @@ def evaluate(
     """
     check_installed()
     at_least(candidates, 1, "candidates")
-    second = None if reranker == "none" else reranker
     grid = grid_of(sweep or {})
     judged, corpus = _judged(as_path(data, "data"), queries)
     judged = judged.first(limit)
@@ -83,15 +84,15 @@ def evaluate(
         (folder / name).unlink(missing_ok=True)  # of an earlier run; this one is not finished
     others = {Path(path).stem: read_run(Path(path)) for path in runs}
     if store is None and corpus is None and others:
-        return _reported(folder, judged, {}, others, {}, [])
-    with _opened(folder, store, corpus, embedder, second, trust_urls, reranker != "none") as pipeline:
+        return _reported(folder, judged, {}, others, {"candidates": candidates}, [])
+    with _opened(folder, store, corpus, embedder, reranker, trust_urls) as pipeline:
         if corpus is not None and store is None:
             pipeline.index(corpus, show_progress=show_progress)
         notes = _missing(pipeline, judged)
-        study = Study(pipeline, judged, show_progress, {"mode": mode, "instruction": instruction})
+        study = Study(pipeline, judged, show_progress, {"mode": mode, "instruction": instruction, "blend": blend})
         stages = {name: study.first_stage(name) for name in FIRST_STAGES}
         extra: dict[str, Any] = {"models": _models(pipeline), "mode": mode, "candidates": candidates}
-        if pipeline.reranker is not None and reranker != "none":
+        if pipeline.reranker is not None:
             stages["reranked"] = study.reranked(timed=True, candidates=candidates)
             extra |= study.beside(stages["reranked"], candidates)
             extra["sweep"] = study.swept(grid, candidates) if grid else None
@@ -122,7 +123,6 @@ def _opened(
     embedder: str | EmbedderProtocol | None,
     reranker: str | RerankerProtocol | None,
     trust_urls: bool,
-    both: bool,
 ) -> Iterator[Pipeline]:
     """The pipeline, whose reranker scores no pair twice."""
     place = folder / "store" if store is None else as_path(store, "store")
@@ -130,10 +130,7 @@ def _opened(
         if corpus is None:
             raise InvalidArgumentError("the data has no corpus.jsonl; expected store= with the documents, or runs=")
         models: dict[str, Any] = {"embedder": embedder, "reranker": reranker}
-        models = {name: model for name, model in models.items() if model is not None}
-        if not both:
-            models["reranker"] = None
-        Pipeline.create(place, **models).close()
+        Pipeline.create(place, **{name: model for name, model in models.items() if model is not None}).close()
     with Pipeline.open(place, embedder, reranker, trust_urls=trust_urls) as pipeline:
         second = pipeline.reranker
         # The scores of a cascade's pair depend on the other candidates.

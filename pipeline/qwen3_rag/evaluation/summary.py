@@ -1,7 +1,7 @@
 """What an evaluation found, as the plain values of `report.json`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, compared, mean
@@ -23,7 +23,7 @@ def summary(
     """Measures of all runs, comparisons, latency, and the queries that the reranker helped and hurt most."""
     runs = {name: stage.run for name, stage in stages.items()} | dict(others)
     values = {name: by_query(judged, run) for name, run in runs.items()}
-    notes = [*judged.notes, *notes, *_short(runs, others, judged)]
+    notes = [*judged.notes, *notes, *_short(others, judged, extra["candidates"])]
     report: dict[str, Any] = {
         "collection": judged.name,
         "queries": len(judged.queries),
@@ -40,13 +40,20 @@ def summary(
     return report
 
 
-def _short(runs: Mapping[str, Run], others: Mapping[str, Run], judged: Judged) -> list[str]:
-    """Notes on runs that lack judged queries."""
-    return [
-        f"the run {name} lacks {missing} of {len(judged.queries)} judged queries, which count as 0"
-        for name in others
-        if (missing := len(judged.queries.keys() - runs[name].keys()))
-    ]
+def _short(others: Mapping[str, Run], judged: Judged, candidates: int) -> Iterator[str]:
+    """Notes on runs that lack judged queries, or have fewer documents than would be reranked."""
+    for name, run in others.items():
+        counts = {query: len(run.get(query, ())) for query in judged.queries}
+        missing = sum(not count for count in counts.values())
+        if missing:
+            yield f"the run {name} lacks {missing} of {len(counts)} judged queries, which count as 0"
+        few = {query: count for query, count in counts.items() if 0 < count < candidates}
+        if few:
+            query = min(few, key=lambda query: few[query])
+            yield (
+                f"the run {name} has fewer than {candidates} documents for {len(few)} queries; "
+                f"the fewest, {few[query]}, for {query!r}"
+            )
 
 
 def _comparisons(values: Mapping[str, ByQuery], mode: str) -> list[dict[str, Any]]:
