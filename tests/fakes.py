@@ -45,10 +45,10 @@ class WordEmbedder:
 
 
 class LengthReranker:
-    """Prefers short passages, and takes `seconds` for each."""
+    """Prefers short passages, takes `seconds` for each, and counts them."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+        self.seconds, self.pairs = seconds, 0
 
     def read(
         self,
@@ -66,6 +66,7 @@ class LengthReranker:
                 break
             time.sleep(self.seconds)
             log_odds[place] = -len(document) / 100
+            self.pairs += 1
         return RerankResult(log_odds, np.zeros(len(documents), dtype=np.int64), 0, stopped)
 
     def describe(self) -> dict[str, Any]:

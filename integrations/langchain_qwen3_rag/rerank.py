@@ -55,7 +55,7 @@ class Qwen3Rerank(RerankerFields, BaseDocumentCompressor):
         if not documents:
             return []
         texts = [d if isinstance(d, str) else self._text(d) for d in documents]
-        ranking = ranked(self.current_reranker().read(query, texts, self.instruction))
+        ranking = ranked(self.reader(limit).read(query, texts, self.instruction))
         return [r for r in ranking if self.min_score is None or r.score >= self.min_score][:limit]
 
     def _text(self, document: Document) -> str:

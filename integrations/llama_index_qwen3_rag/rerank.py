@@ -86,7 +86,8 @@ class Qwen3Rerank(RerankerFields, BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-            best = ranked(self.current_reranker().read(query_bundle.query_str, texts, self.instruction))[: self.top_n]
+            result = self.reader(self.top_n).read(query_bundle.query_str, texts, self.instruction)
+            best = ranked(result)[: self.top_n]
             kept = [self._scored(nodes[r.corpus_id], r.score) for r in best]
             event.on_end(payload={EventPayload.NODES: kept})
         dispatcher.event(ReRankEndEvent(nodes=kept))

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from qwen3_rag.models.adaptive import adaptive
 from qwen3_rag.models.protocols import RerankerProtocol, check_model
 from qwen3_rag.models.reranker import Reranker
 
@@ -47,6 +48,9 @@ class RerankerFields(BaseModel):
     device: str = "auto"
     dtype: str = "auto"
     max_length: int = Field(default=8192, ge=2)
+    adaptive: bool = Field(
+        default=False, description="Texts come best first; stop once ten bring none into the best `top_n`."
+    )
     _built: tuple[dict[str, Any], Reranker] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
@@ -77,6 +81,11 @@ class RerankerFields(BaseModel):
                 reranker = Reranker(**settings | {"model": self.model or DEFAULT_MODEL})
                 self._built = copy.deepcopy(settings), reranker
             return self._built[1]
+
+    def reader(self, top_n: int) -> RerankerProtocol:
+        """The current reranker; with `adaptive`, one that leaves texts unread that are not among the best `top_n`."""
+        reranker = self.current_reranker()
+        return adaptive(reranker, top_n) if self.adaptive else reranker
 
     @classmethod
     def _default(cls, name: str) -> Any:

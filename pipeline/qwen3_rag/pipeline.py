@@ -12,6 +12,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from qwen3_rag.arguments import as_path, check_cancel, check_ids, check_query, text_list
+from qwen3_rag.calibration import calibrations_of
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
@@ -28,6 +29,7 @@ from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documen
 from qwen3_rag.ingest.reembedding import Reembedding
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.base import NamedModel
+from qwen3_rag.models.binding import binding_text
 from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.embedder import Embedder
@@ -35,9 +37,9 @@ from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, check_model
 from qwen3_rag.models.remembered import Untrusted, remembered_embedder, remembered_reranker
 from qwen3_rag.models.reranker import Reranker
-from qwen3_rag.ranking import SearchOptions
+from qwen3_rag.ranking import Candidates, SearchOptions
 from qwen3_rag.records import Document, Entry, IndexReport, Results
-from qwen3_rag.searching import Searcher
+from qwen3_rag.searching import CALIBRATIONS, Searcher
 from qwen3_rag.settings import Settings
 
 __all__ = ["Pipeline"]
@@ -352,11 +354,12 @@ class Pipeline:
         query: str,
         *,
         top_k: int = 10,
-        candidates: int | None = None,
+        candidates: Candidates = None,
         filter: Mapping[str, Any] | None = None,
         instruction: str | None = None,
         min_score: float | None = None,
         min_log_odds: float | None = None,
+        min_probability: float | None = None,
         mode: Mode = "dense",
         rerank: bool = True,
         blend: float = 0.0,
@@ -371,11 +374,13 @@ class Pipeline:
         Args:
             query: The question, in any language.
             top_k: Maximum number of hits.
-            candidates: Passages passed to the reranker; None is 100, or `top_k` if that is more.
+            candidates: Passages passed to the reranker; None is 100, or `top_k` if that is more. "auto" reads these
+                best first, ten at a time, and stops when ten bring none into the best `top_k`.
             filter: Metadata filter, such as `{"lang": "en", "year": {"$gte": 2020}}`; applied before the cut.
             instruction: Replaces the default: a preset's name, one of your own names, or a sentence.
             min_score: Drop reranked hits with a lower probability.
             min_log_odds: Drop reranked hits with lower log-odds.
+            min_probability: Drop hits that are less probably relevant, by the store's calibration.
             mode: "dense", "lexical" (BM25) or "hybrid" (both, their normalised scores added).
             rerank: False returns the first stage's order.
             blend: Weight, 0 to 1, of the first stage's normalised score in the final order; scores stay the reranker's.
@@ -398,6 +403,7 @@ class Pipeline:
             instruction=instruction,
             min_score=min_score,
             min_log_odds=min_log_odds,
+            min_probability=min_probability,
             mode=mode,
             rerank=rerank,
             blend=blend,
@@ -561,6 +567,10 @@ class Pipeline:
             "settings": self.settings.describe(),
             "embedder": _described(self.embedder),
             "reranker": _described(self.reranker) if self.reranker else None,
+            "calibrations": [
+                {"of": binding_text(dict(each.binding)), **each.report}
+                for each in calibrations_of(self.store.meta(CALIBRATIONS))
+            ],
         }
 
 

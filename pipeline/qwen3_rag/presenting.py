@@ -32,17 +32,22 @@ def show_results(results: Results, console: Console | None = None) -> None:
         console.print("no hits")
     else:
         table = Table(show_edge=False, pad_edge=False)
+        calibrated = any(hit.probability is not None for hit in results)
         table.add_column("#", justify="right")
         table.add_column("score", justify="right")
+        if calibrated:
+            table.add_column("prob.", justify="right")
         table.add_column("1st", justify="right")
         table.add_column("passage", overflow="fold")
         for hit in results:
-            score = "–" if hit.score is None else f"{hit.score:.3f}"
+            score = ["–" if hit.score is None else f"{hit.score:.3f}"]
+            if calibrated:
+                score.append("–" if hit.probability is None else f"{hit.probability:.2f}")
             heading = f"  {escape(HEADINGS.join(hit.headings))}" if hit.headings else ""
             page = f"  [dim]page {hit.page}[/dim]" if hit.page else ""
             head = f"[bold]{escape(hit.title or hit.id)}[/bold]{heading}{page}  [dim]{escape(hit.id)}[/dim]"
             table.add_row(
-                str(hit.rank), score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
+                str(hit.rank), *score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
             )
         console.print(table)
     _show_times(results, console)
@@ -50,9 +55,11 @@ def show_results(results: Results, console: Console | None = None) -> None:
 
 def _show_times(results: Results, console: Console) -> None:
     stages = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in results.timings.items())
-    console.print(f"[dim]{stages}[/dim]")
-    if results.degraded:
-        console.print(f"[yellow]{escape(results.degraded)}[/yellow]")
+    console.print(f"[dim]{stages}; {results.reread} candidates reranked[/dim]")
+    if results.answered is False:
+        console.print("[yellow]no hit is probable enough to be an answer[/yellow]")
+    for notice in filter(None, (results.degraded, results.uncalibrated)):
+        console.print(f"[yellow]{escape(notice)}[/yellow]")
     if results.truncated:
         console.print(f"[yellow]{results.truncated} candidates were cut to the reranker's max_length[/yellow]")
 

@@ -3,19 +3,22 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.arguments import at_least, shown
+from qwen3_rag.calibration import Calibration
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 from qwen3_rag.index.retriever import MODES, Mode
 from qwen3_rag.index.store import Passage
 from qwen3_rag.records import Hit, headings_of
 from qwen3_rag.scores import RerankResult, probability
 
-__all__ = ["Retrieved", "SearchOptions", "arrange", "passage_id", "standardised"]
+__all__ = ["Candidates", "Retrieved", "SearchOptions", "arrange", "passage_id", "same_text", "standardised"]
+
+Candidates = int | Literal["auto"] | None
 
 CANDIDATES = 100
 
@@ -25,11 +28,12 @@ class SearchOptions:
     """The options of `Pipeline.search`, under the same names and with the same defaults; checked at once."""
 
     top_k: int = 10
-    candidates: int | None = None
+    candidates: Candidates = None
     filter: Mapping[str, Any] | None = None
     instruction: str | None = None
     min_score: float | None = None
     min_log_odds: float | None = None
+    min_probability: float | None = None
     mode: Mode = "dense"
     rerank: bool = True
     blend: float = 0.0
@@ -42,7 +46,9 @@ class SearchOptions:
         at_least(self.top_k, 1, "top_k")
         _within(self.blend, 0, 1, "blend")
         at_least(self.neighbours, 0, "neighbours")
-        if self.candidates is not None and self.top_k > at_least(self.candidates, 1, "candidates"):
+        if isinstance(self.candidates, str) and self.candidates != "auto":
+            raise InvalidArgumentError(f"candidates is {self.candidates!r}; expected a whole number, 'auto' or None")
+        if self.candidates not in (None, "auto") and self.top_k > at_least(self.candidates, 1, "candidates"):
             raise InvalidArgumentError(
                 f"top_k is {self.top_k}, more than candidates={self.candidates}; expected at most as many"
             )
@@ -51,22 +57,37 @@ class SearchOptions:
         limit = self.deadline
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
             raise InvalidArgumentError(f"deadline is {shown(limit)}; expected seconds, more than 0")
-        if self.min_score is not None:
-            _within(self.min_score, 0, 1, "min_score")
+        for name in ("min_score", "min_probability"):
+            if getattr(self, name) is not None:
+                _within(getattr(self, name), 0, 1, name)
         if self.min_log_odds is not None:
             _within(self.min_log_odds, -math.inf, math.inf, "min_log_odds")
 
     @property
     def depth(self) -> int:
         """Passages that the first stage hands to the reranker."""
-        return max(CANDIDATES, self.top_k) if self.candidates is None else self.candidates
+        return self.candidates if isinstance(self.candidates, int) else max(CANDIDATES, self.top_k)
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the first stage goes on until it has `top_k` documents."""
+        return self.group_by_document and not isinstance(self.candidates, int)
+
+    def group(self, candidate: "Retrieved") -> str:
+        """What a candidate shares with those that it competes with for one place in the results."""
+        passage = candidate.passage
+        if self.group_by_document:
+            return passage.document_id
+        return same_text(passage.text) if self.distinct else passage_id(passage.document_id, passage.ordinal)
 
     def wants(self, hit: Hit) -> bool:
-        """Whether a hit passes the thresholds; hits that were not reranked always pass."""
-        if hit.score is None or hit.log_odds is None:
-            return True
-        above_score = self.min_score is None or hit.score >= self.min_score
-        return above_score and (self.min_log_odds is None or hit.log_odds >= self.min_log_odds)
+        """Whether a hit passes the thresholds; hits without the value always pass."""
+        limits = (
+            (hit.score, self.min_score),
+            (hit.log_odds, self.min_log_odds),
+            (hit.probability, self.min_probability),
+        )
+        return all(value is None or least is None or value >= least for value, least in limits)
 
 
 def _within(value: object, low: float, high: float, name: str) -> None:
@@ -83,13 +104,21 @@ class Retrieved:
     rank: int
 
 
+def same_text(text: str) -> str:
+    """What two texts share that `distinct` takes for the same."""
+    return " ".join(text.split())
+
+
 def passage_id(document_id: str, ordinal: int) -> str:
     """A passage's name: its document's id and its place in it."""
     return f"{document_id}#{ordinal}"
 
 
 def arrange(
-    candidates: Sequence[Retrieved], result: RerankResult | None, options: SearchOptions
+    candidates: Sequence[Retrieved],
+    result: RerankResult | None,
+    options: SearchOptions,
+    calibration: Calibration | None = None,
 ) -> tuple[list[Hit], str | None]:
     """The final hits, best first, and the reason if some candidates were not reranked.
 
@@ -97,8 +126,12 @@ def arrange(
         candidates: In first-stage order.
         result: The reranker's scores; None keeps first-stage order.
         options: Limit, thresholds, grouping and blend.
+        calibration: Gives the hits' probabilities.
     """
-    hits = [_hit(candidate, index, result) for index, candidate in enumerate(candidates)]
+    probabilities = np.full(len(candidates), np.nan)
+    if result is not None and calibration is not None:
+        probabilities = calibration.probabilities(result.log_odds, result.stage)
+    hits = [_hit(candidate, index, result, probabilities) for index, candidate in enumerate(candidates)]
     order = list(range(len(hits))) if result is None else _order(candidates, result, options.blend)
     selected = [hits[index] for index in order if options.wants(hits[index])]
     if options.group_by_document:
@@ -109,7 +142,7 @@ def arrange(
     if options.distinct:
         texts: dict[str, Hit] = {}
         for hit in selected:
-            texts.setdefault(" ".join(hit.text.split()), hit)
+            texts.setdefault(same_text(hit.text), hit)
         selected = list(texts.values())
     ranked = [replace(hit, rank=rank) for rank, hit in enumerate(selected[: options.top_k], start=1)]
     return ranked, _incomplete_reason(result)
@@ -128,7 +161,9 @@ def _order(candidates: Sequence[Retrieved], result: RerankResult, blend: float) 
     # Without a blend the log-odds decide: standardising could round two close values to a tie.
     keys = blended if blend else result.log_odds[read]
     best = read[np.lexsort((-keys, -result.stage[read]))]
-    return [*best.tolist(), *np.flatnonzero(~result.read).tolist()]
+    # What an adaptive depth left unread is not among the best, and without a score it would pass every threshold.
+    unread = [] if result.settled else np.flatnonzero(~result.read).tolist()
+    return [*best.tolist(), *unread]
 
 
 def standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -138,7 +173,7 @@ def standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return centred / spread if spread > 0 else np.zeros_like(centred)
 
 
-def _hit(candidate: Retrieved, index: int, result: RerankResult | None) -> Hit:
+def _hit(candidate: Retrieved, index: int, result: RerankResult | None, probabilities: NDArray[np.float64]) -> Hit:
     passage = candidate.passage
     log_odds = float(result.log_odds[index]) if result is not None and result.read[index] else None
     return Hit(
@@ -157,12 +192,13 @@ def _hit(candidate: Retrieved, index: int, result: RerankResult | None) -> Hit:
         retrieval_score=candidate.score,
         retrieval_rank=candidate.rank,
         reranked=log_odds is not None,
+        probability=None if np.isnan(probabilities[index]) else float(probabilities[index]),
         metadata=passage.metadata,
     )
 
 
 def _incomplete_reason(result: RerankResult | None) -> str | None:
-    if result is None or result.read.all():
+    if result is None or result.read.all() or result.settled:
         return None
     why = f"{result.stopped}: " if result.stopped else ""
     count = f"{int(result.read.sum())} of {len(result.read)}"

@@ -203,6 +203,7 @@ class Hit:
         retrieval_rank: Place in the first stage; 1 is best.
         reranked: Whether the reranker scored it.
         metadata: The document's metadata.
+        probability: Probability that the passage is relevant, by the store's calibration; None without one.
     """
 
     id: str
@@ -221,6 +222,7 @@ class Hit:
     retrieval_rank: int
     reranked: bool
     metadata: Mapping[str, Any]
+    probability: float | None = None
 
     def cite(self) -> str:
         """Where the passage stands, for a reader: `manual.pdf, p. 12, § Setup > Linux`.
@@ -245,6 +247,10 @@ class Results(list[Hit]):
         timings: Seconds of each stage: "embed", "retrieve", "rerank", "total".
         degraded: Why fewer candidates were reranked than requested, or None.
         truncated: How many candidates were cut to fit the reranker's `max_length`.
+        reread: How many candidates the reranker scored.
+        answered: Whether a hit's probability is at least `min_probability`, or at least the calibration's own
+            threshold; None without a calibration.
+        uncalibrated: Why there are no probabilities although the search or the store has to do with them, or None.
     """
 
     def __init__(
@@ -255,21 +261,26 @@ class Results(list[Hit]):
         timings: Mapping[str, float] | None = None,
         degraded: str | None = None,
         truncated: int = 0,
+        reread: int = 0,
+        answered: bool | None = None,
+        uncalibrated: str | None = None,
     ) -> None:
         super().__init__(hits)
         self.timings, self.degraded, self.truncated = dict(timings or {}), degraded, truncated
-        self.mode = mode
+        self.mode, self.reread = mode, reread
+        self.answered, self.uncalibrated = answered, uncalibrated
 
     def explain(self) -> str:
         """For each hit, its place, and the rank and score of both stages; then the time of each stage. Plain text."""
         first = {"dense": "cosine", "lexical": "BM25", "hybrid": "fused"}.get(self.mode, self.mode)
         lines = [line for hit in self for line in _explained(hit, first)]
         lines.append(", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self.timings.items()))
-        return "\n".join(lines + ([self.degraded] if self.degraded else []))
+        return "\n".join([*lines, *filter(None, (self.degraded, self.uncalibrated))])
 
 
 def _explained(hit: Hit, first: str) -> Iterable[str]:
     second = "not reranked" if hit.score is None else f"score {hit.score:.4f}, log-odds {hit.log_odds:+.3f}"
+    second += "" if hit.probability is None else f", probability {hit.probability:.2f}"
     yield f"{hit.rank}. {hit.cite()}, characters {hit.start} to {hit.end}"
     yield f"   first stage: rank {hit.retrieval_rank}, {first} {hit.retrieval_score:.4f}; second: {second}"
 

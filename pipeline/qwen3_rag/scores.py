@@ -51,12 +51,14 @@ class RerankResult:
         stage: int (n,), the stage of a cascade that scored the candidate last; 0 for a single reranker.
         truncated: Number of distinct texts that were truncated.
         stopped: Why some candidates were not scored, or None.
+        settled: Whether candidates were left out because reading on no longer changed the best results.
     """
 
     log_odds: Float32
     stage: NDArray[np.int64]
     truncated: int = 0
     stopped: str | None = None
+    settled: bool = False
 
     @property
     def read(self) -> NDArray[np.bool_]:

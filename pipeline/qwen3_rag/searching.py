@@ -5,22 +5,27 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import ModelError
+from qwen3_rag.calibration import Calibration, calibrations_of
+from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.index.retriever import Candidate, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import not_unit
+from qwen3_rag.models.adaptive import adaptive
+from qwen3_rag.models.binding import binding_of, binding_text
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, named_instructions
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id
 from qwen3_rag.records import Hit, Results
 from qwen3_rag.scores import RerankResult
 
-__all__ = ["Searcher"]
+__all__ = ["CALIBRATIONS", "Searcher"]
 
+CALIBRATIONS = "calibrations"  # the store's key
 TOGETHER = 256  # queries embedded and retrieved at once, to bound memory
 CALLERS = 16  # queries reranked at once; the reranker merges their candidates into common batches
 Float32 = NDArray[np.float32]
@@ -68,8 +73,12 @@ class Searcher:
         candidates = self._candidates(queries, vectors, options)
         times.append(time.monotonic())
         deadline = None if options.deadline is None else started + options.deadline
-        scores = self._rerank(queries, candidates, for_reranker, deadline, cancel) if options.rerank else None
-        arranged = [self._arranged(each, scores[i] if scores else None, options) for i, each in enumerate(candidates)]
+        scores: list[RerankResult | None] = [None] * len(queries)
+        calibration, uncalibrated = None, None
+        if options.rerank and self.reranker is not None:
+            scores = self._rerank(self.reranker, queries, candidates, for_reranker, options, deadline, cancel)
+            calibration, uncalibrated = self._calibration(self.reranker, for_reranker, options)
+        arranged = [self._arranged(*each, options, calibration) for each in zip(candidates, scores, strict=True)]
         times.append(time.monotonic())
         stages = dict(zip(("embed", "retrieve", "rerank"), np.diff(times).tolist(), strict=True))
         return [
@@ -78,10 +87,45 @@ class Searcher:
                 mode=options.mode,
                 timings=stages | {"total": times[-1] - started},
                 degraded=degraded,
-                truncated=truncated,
+                truncated=result.truncated if result else 0,
+                reread=int(result.read.sum()) if result else 0,
+                answered=_answered(hits, options, calibration),
+                uncalibrated=uncalibrated,
             )
-            for hits, degraded, truncated in arranged
+            for (hits, degraded), result in zip(arranged, scores, strict=True)
         ]
+
+    def scored(
+        self, queries: Sequence[str], options: SearchOptions
+    ) -> tuple[list[list[Retrieved]], list[RerankResult | None], dict[str, Any]]:
+        """Candidates and scores of each query, as a search has them before it arranges them; and their binding.
+
+        Raises:
+            InvalidArgumentError: There is no reranker.
+        """
+        if self.reranker is None:
+            raise InvalidArgumentError("there is no reranker, so there are no scores; expected one")
+        for_embedder, for_reranker = self._instructions(options.instruction)
+        vectors = None if options.mode == "lexical" else self._vectors(queries, for_embedder)
+        candidates = self._candidates(queries, vectors, options)
+        scores = self._rerank(self.reranker, queries, candidates, for_reranker, options, None, None)
+        return candidates, scores, binding_of(self.reranker, for_reranker)
+
+    def _calibration(
+        self, reranker: RerankerProtocol, instruction: str | None, options: SearchOptions
+    ) -> tuple[Calibration | None, str | None]:
+        """The store's calibration of this reranker with this instruction, or why there is none."""
+        kept = calibrations_of(self.store.meta(CALIBRATIONS))
+        if not kept:
+            return None, "the store has no calibration, so min_probability was not applied" if (
+                options.min_probability is not None
+            ) else None
+        binding = binding_of(reranker, instruction)
+        for calibration in kept:
+            if calibration.binding == binding:
+                return calibration, None
+        others = "; ".join(binding_text(dict(calibration.binding)) for calibration in kept)
+        return None, f"the store is calibrated for {others}; this search used {binding_text(binding)}: no probabilities"
 
     def _instructions(self, instruction: str | None) -> tuple[str | None, str | None]:
         """An instruction's text for embedder and reranker: each one's own names first, then the other's."""
@@ -105,7 +149,7 @@ class Searcher:
     ) -> list[list[Retrieved]]:
         """First-stage candidates of each query, best first."""
         hits = self.retriever.search_many(queries, vectors, options.depth, options.mode, options.filter)
-        if not options.group_by_document or options.candidates is not None:
+        if not options.open_ended:
             return [_ranked(each) for each in hits]
         rows = [None] * len(queries) if vectors is None else list(vectors)
         return [self._further(*each, options) for each in zip(queries, rows, hits, strict=True)]
@@ -128,16 +172,15 @@ class Searcher:
 
     def _rerank(
         self,
+        reranker: RerankerProtocol,
         queries: Sequence[str],
         candidates: list[list[Retrieved]],
         instruction: str | None,
+        options: SearchOptions,
         deadline: float | None,
         cancel: threading.Event | None,
     ) -> list[RerankResult | None]:
         """The reranker's scores of each query's candidates; several queries are reranked at once."""
-        reranker = self.reranker
-        if reranker is None:
-            return [None] * len(queries)
         stop = cancel or threading.Event()
 
         def read(query: str, candidates: list[Retrieved]) -> RerankResult | None:
@@ -145,7 +188,12 @@ class Searcher:
                 return None
             texts = [candidate.passage.searched(self.store.titles) for candidate in candidates]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            return reranker.read(query, texts, instruction, left, stop if len(queries) > 1 else cancel)
+            reader = reranker
+            if options.candidates == "auto":
+                reader = adaptive(
+                    reranker, options.top_k, dict(zip(texts, map(options.group, candidates), strict=True))
+                )
+            return reader.read(query, texts, instruction, left, stop if len(queries) > 1 else cancel)
 
         if len(queries) == 1:
             return [read(queries[0], candidates[0])]
@@ -161,16 +209,28 @@ class Searcher:
                 raise
 
     def _arranged(
-        self, candidates: list[Retrieved], scores: RerankResult | None, options: SearchOptions
-    ) -> tuple[list[Hit], str | None, int]:
-        """Hits, the reason if some candidates were not reranked, and the number of truncated candidates."""
-        hits, degraded = arrange(candidates, scores, options)
+        self,
+        candidates: list[Retrieved],
+        scores: RerankResult | None,
+        options: SearchOptions,
+        calibration: Calibration | None,
+    ) -> tuple[list[Hit], str | None]:
+        """Hits, and the reason if some candidates were not reranked."""
+        hits, degraded = arrange(candidates, scores, options, calibration)
         if options.neighbours:
             passages = {passage_id(c.passage.document_id, c.passage.ordinal): c.passage for c in candidates}
             for place, hit in enumerate(hits):
                 start, end, text = self.store.widened(passages[hit.id], options.neighbours)
                 hits[place] = replace(hit, text=text, start=start, end=end)
-        return hits, degraded, scores.truncated if scores else 0
+        return hits, degraded
+
+
+def _answered(hits: Sequence[Hit], options: SearchOptions, calibration: Calibration | None) -> bool | None:
+    """Whether a hit is probable enough to answer the query; None without a calibration or a threshold."""
+    if calibration is None:
+        return None
+    least = calibration.answer_probability if options.min_probability is None else options.min_probability
+    return None if least is None else any((hit.probability or 0) >= least for hit in hits)
 
 
 def _ranked(hits: Sequence[Candidate]) -> list[Retrieved]:

@@ -103,6 +103,19 @@ def test_a_sweep_is_chosen_on_one_half_and_measured_on_the_other(collection: Pat
     assert reranker.pairs == 20 * QUERIES
 
 
+def test_adaptive_depth_is_measured_beside_a_fixed_one_of_as_many_pairs(collection: Path, tmp_path: Path) -> None:
+    reranker = KnowingReranker()
+    report = report_of(collection, tmp_path / "out", reranker=reranker, sweep={"candidates": ["auto", "10"]})
+    found = report["adaptive"]
+    assert reranker.pairs == 24 * QUERIES  # all documents, once
+    assert found["full"] == report["runs"]["reranked"]["nDCG@10"]
+    assert 20 <= found["pairs"] <= 24
+    assert found["fixed depth"] == round(found["pairs"])
+    assert found["against full"]["difference"] == pytest.approx(found["auto"] - found["full"])
+    assert [row["options"]["candidates"] for row in report["sweep"]["rows"]] == ["auto", 10]
+    assert "Adaptive depth" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
 def test_runs_alone_need_no_model(collection: Path, tmp_path: Path) -> None:
     runs = tmp_path / "mine.trec"
     runs.write_text("q0 Q0 d0 1 2.0 me\nq1 Q0 e1 1 2.0 me\n")
@@ -168,7 +181,7 @@ def test_relevant_documents_that_are_missing_are_counted(collection: Path, tmp_p
     ("sweep", "said"),
     [
         ({"depth": [1]}, "option to sweep .*depth"),
-        ({"candidates": ["few"]}, "candidates is 'few'; expected int values"),
+        ({"candidates": ["few"]}, "candidates is 'few'; expected whole numbers or 'auto'"),
     ],
 )
 def test_a_wrong_sweep_is_an_error_before_anything_runs(

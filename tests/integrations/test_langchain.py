@@ -10,6 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ValidationError
 
+from fakes import LengthReranker
 from langchain_qwen3_rag import Qwen3Rerank
 from qwen3_rag import Reranker
 
@@ -205,3 +206,14 @@ def test_assigning_both_a_model_and_a_reranker_is_an_error(reranker: Reranker, t
     named.model = None
     named.reranker = reranker
     assert named.current_reranker() is reranker
+
+
+def test_adaptive_leaves_documents_unread_that_are_not_among_the_best() -> None:
+    documents = [Document("word " * (1 + i)) for i in range(50)]
+    reranker = LengthReranker()
+    full, auto = (Qwen3Rerank(reranker=reranker, top_n=3, adaptive=adaptive) for adaptive in (False, True))
+    expected = full.compress_documents(documents, "q")
+    assert reranker.pairs == 50
+    assert auto.compress_documents(documents, "q") == expected
+    assert reranker.pairs == 50 + 20
+    assert len(auto.rerank(documents, "q", top_n=15)) == 15

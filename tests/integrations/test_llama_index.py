@@ -14,6 +14,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import ValidationError
 
+from fakes import LengthReranker
 from llama_index_qwen3_rag import Qwen3Rerank
 from qwen3_rag import Reranker
 
@@ -204,3 +205,13 @@ def test_assigning_both_a_model_and_a_reranker_is_an_error(reranker: Reranker, t
     named.model = None
     named.reranker = reranker
     assert named.current_reranker() is reranker
+
+
+def test_adaptive_leaves_nodes_unread_that_are_not_among_the_best() -> None:
+    nodes = [NodeWithScore(node=TextNode(text="word " * (1 + i)), score=1 / (1 + i)) for i in range(50)]
+    reranker = LengthReranker()
+    full, auto = (Qwen3Rerank(reranker=reranker, top_n=3, adaptive=adaptive) for adaptive in (False, True))
+    expected = full.postprocess_nodes(nodes, query_str="q")
+    assert reranker.pairs == 50
+    assert [node.score for node in auto.postprocess_nodes(nodes, query_str="q")] == [node.score for node in expected]
+    assert reranker.pairs == 50 + 20

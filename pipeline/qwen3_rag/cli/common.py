@@ -10,7 +10,18 @@ import typer
 
 from qwen3_rag.errors import InvalidArgumentError, Qwen3RagError
 
-__all__ = ["FAILED", "MISUSED", "Json", "State", "Store", "TrustUrls", "as_object", "print_json", "readable"]
+__all__ = [
+    "FAILED",
+    "MISUSED",
+    "Json",
+    "State",
+    "Store",
+    "TrustUrls",
+    "as_candidates",
+    "as_object",
+    "print_json",
+    "readable",
+]
 
 FAILED, MISUSED = 1, 2  # exit codes; 0 is success
 
@@ -62,6 +73,20 @@ def as_object(text: str, option: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidArgumentError(f'{option} is {text!r}; expected an object such as {{"lang": "en"}}')
     return value
+
+
+def as_candidates(text: str | None) -> Any:
+    """The option --candidates: a whole number, or "auto".
+
+    Raises:
+        InvalidArgumentError: Anything else.
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgumentError(f"--candidates is {text!r}; expected a whole number or 'auto'") from None
 
 
 def print_json(value: Any) -> None:

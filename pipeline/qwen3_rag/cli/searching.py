@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from qwen3_rag.arguments import at_least
-from qwen3_rag.cli.common import FAILED, Json, Store, TrustUrls, as_object, print_json, print_notice, readable
+from qwen3_rag.cli.common import (
+    FAILED,
+    Json,
+    Store,
+    TrustUrls,
+    as_candidates,
+    as_object,
+    print_json,
+    print_notice,
+    readable,
+)
 
 __all__ = ["get", "list_documents", "search"]
 
@@ -19,13 +29,18 @@ def search(
     store: Store,
     query: Annotated[str, typer.Argument(help="The query, in any language.", show_default=False)],
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits to show.")] = 10,
-    candidates: Annotated[int | None, typer.Option(help="Passages to rerank. [default: 100]")] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="Passages to rerank, or 'auto': no more than it pays. [default: 100]")
+    ] = None,
     filter: Annotated[str | None, typer.Option(help='Metadata filter as JSON: {"lang": "en"}')] = None,
     instruction: Annotated[str | None, typer.Option(help="A preset's name or a sentence.")] = None,
     mode: Annotated[str, typer.Option(help="dense, lexical or hybrid.")] = "dense",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Second stage.")] = True,
     blend: Annotated[float, typer.Option(help="Weight of the first stage in the order, 0 to 1.")] = 0.0,
-    min_score: Annotated[float | None, typer.Option(help="Minimum probability of reranked hits.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Minimum score of reranked hits.")] = None,
+    min_probability: Annotated[
+        float | None, typer.Option(help="Minimum probability of hits, by the store's calibration.")
+    ] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which reranking stops.")] = None,
     group: Annotated[bool, typer.Option("--group", help="One hit per document.")] = False,
     distinct: Annotated[bool, typer.Option("--distinct", help="Of equal passages, only the best.")] = False,
@@ -43,18 +58,19 @@ def search(
     from qwen3_rag import Pipeline
     from qwen3_rag.presenting import show_explained, show_results
 
-    condition = None if filter is None else as_object(filter, "--filter")
+    condition, depth = None if filter is None else as_object(filter, "--filter"), as_candidates(candidates)
     with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
         results = pipeline.search(
             query,
             top_k=top_k,
-            candidates=candidates,
+            candidates=depth,
             filter=condition,
             instruction=instruction,
             mode=mode,  # type: ignore[arg-type]  # checked by search, with an error that lists the modes
             rerank=rerank,
             blend=blend,
             min_score=min_score,
+            min_probability=min_probability,
             deadline=deadline,
             group_by_document=group,
             distinct=distinct,
@@ -64,8 +80,9 @@ def search(
         timings: dict[str, Any] = {"timings": results.timings} if explain else {}
         for hit in results:
             print_json(asdict(hit) | timings)
-        if results.degraded:
-            print_notice(results.degraded)
+        for notice in (results.degraded, results.uncalibrated):
+            if notice:
+                print_notice(notice)
     elif explain:
         show_explained(results)
     else:

@@ -12,7 +12,7 @@ from qwen3_rag.evaluation.figures import check_installed
 from qwen3_rag.evaluation.judged import Judged, Run, read_judged, read_run, write_run
 from qwen3_rag.evaluation.remembering import RememberingReranker
 from qwen3_rag.evaluation.report import write_report
-from qwen3_rag.evaluation.running import Searched
+from qwen3_rag.evaluation.running import DEPTH, Searched
 from qwen3_rag.evaluation.study import Study, grid_of
 from qwen3_rag.evaluation.summary import summary
 from qwen3_rag.index.database import FILE
@@ -95,6 +95,7 @@ def evaluate(
         if pipeline.reranker is not None:
             stages["reranked"] = study.reranked(timed=True, candidates=candidates)
             extra |= study.beside(stages["reranked"], candidates)
+            extra["adaptive"] = study.adaptive(stages["reranked"]) if candidates == DEPTH else None
             extra["sweep"] = study.swept(grid, candidates) if grid else None
     return _reported(folder, judged, stages, others, extra, notes)
 

