@@ -27,6 +27,8 @@ def test_judgements_in_beir_layout_and_trecs_are_the_same(queries: Path) -> None
     beir = judged(queries, HEADER + "a\td1\t2\na\td2\t0\nb\td2\t1\n")
     trec = judged(queries, "a 0 d1 2\na 0 d2 0\nb 0 d2 1\n")
     assert beir == trec
+    blanks = judged(queries, "a\t0\td 1\t2\n"), judged(queries, HEADER + "a\td 1\t2\n")
+    assert [each.grades for each in blanks] == [{"a": {"d 1": 2}}] * 2
     assert beir.queries == {"a": "first", "b": "second"}
     assert beir.grades == {"a": {"d1": 2, "d2": 0}, "b": {"d2": 1}}
     assert beir.documents == {"d1", "d2"}
@@ -91,9 +93,9 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_run_is_written_and_read_in_trecs_format(tmp_path: Path) -> None:
-    run = {"a": {"d2": 0.5, "d1": 0.25}, "b": {"d1": 1.0}}
+    run = {"a": {"d2": 0.5, "d1": 0.25}, "b": {"a name with blanks": 1.0}}
     write_run(run, tmp_path / "run", "mine")
-    assert (tmp_path / "run").read_text().splitlines()[0] == "a Q0 d2 1 0.500000 mine"
+    assert (tmp_path / "run").read_text().splitlines()[0] == "a\tQ0\td2\t1\t0.500000\tmine"
     again = read_run(tmp_path / "run")
     assert again == run
     assert list(again["a"]) == ["d2", "d1"]

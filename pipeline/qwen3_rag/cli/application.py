@@ -30,6 +30,7 @@ for command in (
     app.command()(command)
 app.command("list")(searching.list_documents)
 app.command("eval")(evaluation.evaluate_command)
+app.command("calibrate")(evaluation.calibrate_command)
 app.command("verify-model")(maintenance.verify_model_command)
 app.command("config")(show_settings)
 

@@ -1,4 +1,4 @@
-"""The command eval."""
+"""The commands eval and calibrate."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from qwen3_rag.cli.common import Json, State, TrustUrls, print_json, print_notice, readable
+from qwen3_rag.cli.common import Json, State, Store, TrustUrls, print_json, print_notice, readable
 from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["evaluate_command"]
+__all__ = ["calibrate_command", "evaluate_command"]
 
 
 @readable
@@ -124,6 +124,68 @@ def _show(report: Mapping[str, Any]) -> None:
         console.print(
             f"{each['second']} against {each['first']}: {each['difference']:+.4f} {each['measure']}{p}; "
             f"{each['wins']} wins, {each['losses']} losses, {each['ties']} ties"
+        )
+    for note in report["notes"]:
+        print_notice(f"note: {note}")
+
+
+@readable
+def calibrate_command(
+    store: Store,
+    queries: Annotated[Path, typer.Argument(help="File of queries.", show_default=False)],
+    judgements: Annotated[Path, typer.Argument(help="File of judgements (qrels).", show_default=False)],
+    precision: Annotated[float, typer.Option(help="Share of relevant passages that thresholds aim at.")] = 0.8,
+    candidates: Annotated[int, typer.Option(help="Passages of each query that are scored.")] = 100,
+    mode: Annotated[str, typer.Option(help="Their first stage: dense, lexical or hybrid.")] = "dense",
+    instruction: Annotated[str | None, typer.Option(help="As in search: a name or a sentence.")] = None,
+    reranker: Annotated[str | None, typer.Option(help="Preset, folder or hub id. [default: the store's]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for calibration.json and reliability.svg.")] = None,
+    trust_urls: TrustUrls = False,
+    as_json: Json = False,
+) -> None:
+    """Calibrate a store's reranker on judged queries, so that hits carry a probability of relevance.
+
+    Example: qwen3-rag calibrate my-store judged/queries.jsonl judged/qrels/test.tsv --precision 0.8
+    """
+    from qwen3_rag import Pipeline
+    from qwen3_rag.evaluation import calibrate
+
+    with Pipeline.open(store, reranker=reranker, trust_urls=trust_urls) as pipeline:
+        report = calibrate(
+            pipeline,
+            queries,
+            judgements,
+            precision=precision,
+            candidates=candidates,
+            mode=mode,  # type: ignore[arg-type]  # checked by SearchOptions
+            instruction=instruction,
+            out=out,
+            show_progress=not State.quiet,
+        )
+    if as_json:
+        print_json(report)
+        return
+    _show_calibration(report)
+
+
+def _show_calibration(report: Mapping[str, Any]) -> None:
+    typer.echo(f"{report['reranker']}: {report['pairs']} pairs of {report['queries']} queries")
+    for stage in report["stages"]:
+        if stage:
+            typer.echo(f"{stage['curve']} curve, Brier score {stage['brier'][stage['curve']]:.4f}")
+    for name, error in report["calibration error"].items():
+        typer.echo(f"expected calibration error, {name}: {error['before']:.3f} before, {error['after']:.3f} after")
+    precision = f"{report['precision']:.0%}"
+    if report["min_probability"] is None:
+        typer.echo(f"no probability above which {precision} of the passages are relevant")
+    else:
+        typer.echo(f"{precision} of the passages are relevant from min_probability={report['min_probability']:.3f} on")
+    if report["answer_probability"] is None:
+        typer.echo(f"no probability of the first hit above which it is relevant for {precision} of the queries")
+    else:
+        typer.echo(
+            f"answered from a first hit of {report['answer_probability']:.3f} on: {report['answered']:.0%} of the "
+            f"queries, {precision} of them rightly"
         )
     for note in report["notes"]:
         print_notice(f"note: {note}")

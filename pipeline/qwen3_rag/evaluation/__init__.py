@@ -1,5 +1,6 @@
-"""How good a pipeline is on judged queries: `evaluate`, and `qwen3-rag eval` on the command line."""
+"""Measures a pipeline on judged queries, and calibrates its scores on them."""
 
+from qwen3_rag.evaluation.calibrate import calibrate
 from qwen3_rag.evaluation.evaluate import evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["calibrate", "evaluate"]

@@ -16,13 +16,13 @@ MEASURES = ("nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100")
 MAIN = "nDCG@10"
 
 
-def check_installed() -> None:
+def check_installed(*more: str) -> None:
     """Check that the extra `eval` is there before hours of work need it.
 
     Raises:
         MissingDependencyError: One of its packages is missing.
     """
-    for package in ("ir_measures", "scipy", "matplotlib"):
+    for package in ("ir_measures", "scipy", "matplotlib", *more):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "evaluation", "pip install 'qwen3-rag[eval]'")
 

@@ -120,7 +120,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Place, query, document and grade of each line."""
     for number, line in enumerate(_lines(path), start=1):
         place = f"{path}:{number}"
-        fields = line.split("\t") if line.count("\t") == 2 else line.split()
+        fields = _columns(line, 3, 4)
         if len(fields) not in (3, 4):
             raise JudgementError(
                 f"{place}: expected query, document and grade, or TREC's four columns; got {line[:80]!r}"
@@ -142,7 +142,7 @@ def read_run(path: Path) -> Run:
     """
     run: Run = {}
     for number, line in enumerate(_lines(path), start=1):
-        place, fields = f"{path}:{number}", line.split()
+        place, fields = f"{path}:{number}", _columns(line, 6)
         if len(fields) != 6:
             raise JudgementError(f"{place}: expected the six columns of a TREC run, got {line[:80]!r}")
         query, _, document, _, score, _ = fields
@@ -159,13 +159,19 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(run: Run, path: Path, tag: str) -> None:
-    """Write a run in TREC's format."""
+    """Write a run in TREC's format, with tabs, because ids may have blanks."""
     lines = (
-        f"{query} Q0 {document} {rank} {score:.6f} {tag}\n"
+        f"{query}\tQ0\t{document}\t{rank}\t{score:.6f}\t{tag}\n"
         for query, hits in run.items()
         for rank, (document, score) in enumerate(hits.items(), start=1)
     )
     path.write_text("".join(lines), "utf-8")
+
+
+def _columns(line: str, *counts: int) -> list[str]:
+    """Columns between tabs if there are as many as expected, else between blanks."""
+    tabbed = line.split("\t")
+    return tabbed if len(tabbed) in counts else line.split()
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from qwen3_rag.evaluation.figures import MAIN
 from qwen3_rag.evaluation.running import Searched
 
-__all__ = ["plots"]
+__all__ = ["plots", "reliability_diagram"]
 
 BLUE, ORANGE, GREY = "#2463a8", "#d9822b", "#888888"
 
@@ -24,6 +24,24 @@ def plots(report: Mapping[str, Any], reranked: Searched | None) -> dict[str, str
     drawn["Log-odds of relevant and other passages"] = _svg(lambda axes: _scores(axes, reranked))
     drawn["Time of each stage"] = _svg(lambda axes: _latency(axes, report))
     return drawn
+
+
+def reliability_diagram(bins: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Share of relevant passages against what was predicted, before and after calibration, as SVG."""
+    return _svg(lambda axes: _reliability(axes, bins))
+
+
+def _reliability(axes: Any, bins: Mapping[str, list[dict[str, Any]]]) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as predicted")
+    labels = {"before": "score, before", "after": "probability, after"}
+    for name, color in (("before", ORANGE), ("after", BLUE)):
+        points = [(each["predicted"], each["relevant"], each["pairs"]) for each in bins[name]]
+        x, y, counts = zip(*points, strict=True)
+        axes.plot(x, y, "-", color=color, linewidth=1, alpha=0.6)
+        axes.scatter(x, y, s=[12 + 14 * np.log10(count) for count in counts], color=color, label=labels[name])
+    axes.set(xlabel="predicted (larger points: more passages)", ylabel="share that is relevant")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False)
 
 
 def _svg(draw: Callable[[Any], None]) -> str:
