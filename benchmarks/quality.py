@@ -22,7 +22,7 @@ from qwen3_rag.evaluation.figures import MAIN, by_query, mean
 from qwen3_rag.evaluation.judged import read_judged, read_run
 
 SUM = 0.5  # blend that adds both stages' scores with equal weights
-IDENTITY = ("collection", "embedder", "reranker", "queries", "candidates")
+IDENTITY = ("collection", "embedder", "reranker", "queries", "candidates", "skipped")
 
 
 def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.
     place = options.kept / f"{folder.name} {Path(embedder.model).name}"
     out = place / Path(reranker).name
     common: dict[str, Any] = {"limit": options.queries, "candidates": options.candidates, "show_progress": True}
+    common["queries"] = _later_queries(folder, place, options.skip)
     if not (place / "store").exists():
         place.mkdir(parents=True, exist_ok=True)
         with Pipeline.create(place / "store", embedder, None) as pipeline:
@@ -49,13 +50,26 @@ def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.
         "embedder": Path(embedder.model).name,
         "reranker": Path(reranker).name,
         "candidates": options.candidates if reranker != "none" else 0,
+        "skipped": options.skip,
         **{name: values[MAIN] for name, values in report["runs"].items()},
     }
     if reranker != "none":
         row |= {"ceiling": round(report["ceiling"][MAIN], 4), "reranked against dense": _change(report)}
+        row["adaptive"] = report.get("adaptive")
     if groups:
         row["by group"] = _by_group(folder, out, groups)
     return {name: value for name, value in row.items() if value not in ({}, None)}
+
+
+def _later_queries(folder: Path, place: Path, skip: int) -> Path | None:
+    """A file of the queries after the first `skip` ones, on which something was chosen."""
+    if not skip:
+        return None
+    place.mkdir(parents=True, exist_ok=True)
+    lines = (folder / "queries.jsonl").read_text("utf-8").splitlines(keepends=True)
+    file = place / f"queries-from-{skip}.jsonl"
+    file.write_text("".join(lines[skip:]), "utf-8")
+    return file
 
 
 def _change(report: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def main() -> None:
     parser.add_argument("--rerankers", nargs="+", default=["none"], help="presets, folders or hub ids")
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--queries", type=int, help="first so many judged queries; by default all")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first so many queries")
     parser.add_argument("--groups", nargs="+", default=[], help="groups of queries: name=prefix,prefix of their ids")
     parser.add_argument("--kept", type=Path, default=Path(".benchmarks/quality"))
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/quality.json")
@@ -103,8 +118,8 @@ def main() -> None:
             row = measured(folder, embedder, reranker, options)
             print(json.dumps(row), flush=True)
             kept = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-            rows = [other for other in kept if any(other[name] != row[name] for name in IDENTITY)] + [row]
-            rows.sort(key=lambda row: [str(row[name]) for name in IDENTITY])
+            rows = [other for other in kept if any(other.get(name, 0) != row[name] for name in IDENTITY)] + [row]
+            rows.sort(key=lambda row: [str(row.get(name, 0)) for name in IDENTITY])
             options.json.write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from qwen3_rag.models.adaptive import adaptive
+from qwen3_rag.models.cascade import Cascade, adaptive, named_reranker
 from qwen3_rag.models.protocols import RerankerProtocol, check_model
 from qwen3_rag.models.reranker import Reranker
 
@@ -51,7 +51,7 @@ class RerankerFields(BaseModel):
     adaptive: bool = Field(
         default=False, description="Texts come best first; stop once ten bring none into the best `top_n`."
     )
-    _built: tuple[dict[str, Any], Reranker] | None = PrivateAttr(default=None)
+    _built: tuple[dict[str, Any], Reranker | Cascade] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,15 +70,16 @@ class RerankerFields(BaseModel):
     def current_reranker(self) -> RerankerProtocol:
         """The reranker that the current fields describe; weights load at first use."""
         settings = {name: getattr(self, name) for name in SETTINGS}
+        changed = {name: value for name, value in settings.items() if value != self._default(name)}
         if self.reranker is not None:
             check_model(self.reranker, RerankerProtocol, "reranker")
-            if conflicting := [name for name in SETTINGS if settings[name] != self._default(name)]:
-                raise ValueError(f"{', '.join(conflicting)} set together with reranker; expected one or the other")
+            if changed:
+                raise ValueError(f"{', '.join(changed)} set together with reranker; expected one or the other")
             self._built = None
             return self.reranker  # type: ignore[no-any-return]
         with _building:
             if self._built is None or self._built[0] != settings:
-                reranker = Reranker(**settings | {"model": self.model or DEFAULT_MODEL})
+                reranker = named_reranker(**changed | {"model": self.model or DEFAULT_MODEL})
                 self._built = copy.deepcopy(settings), reranker
             return self._built[1]
 

@@ -30,13 +30,12 @@ from qwen3_rag.ingest.reembedding import Reembedding
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.binding import binding_text
-from qwen3_rag.models.cascade import Cascade
+from qwen3_rag.models.cascade import Cascade, named_reranker
 from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.identity import check_same, describe_maker
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, check_model
 from qwen3_rag.models.remembered import Untrusted, remembered_embedder, remembered_reranker
-from qwen3_rag.models.reranker import Reranker
 from qwen3_rag.ranking import Candidates, SearchOptions
 from qwen3_rag.records import Document, Entry, IndexReport, Results
 from qwen3_rag.searching import CALIBRATIONS, Searcher
@@ -83,7 +82,8 @@ class Pipeline:
         Args:
             path: A folder that is empty or does not exist yet.
             embedder: An `Embedder`, or the name of its model.
-            reranker: A `Reranker` or `Cascade`, the name of a model, or None or "none" for the first stage only.
+            reranker: A `Reranker` or `Cascade`, the name of a model or "laptop", or None or "none" for the first
+                stage only.
             **options: Fields of `Settings`, such as `chunk_tokens`; and `device`, `dtype`, `hub`, `instruction`,
                 `instructions` and `runtime_options` for models passed by name.
 
@@ -100,7 +100,7 @@ class Pipeline:
                 f"{', '.join(for_models)} passed, but both models are objects already; set it on them"
             )
         embedder = Embedder(embedder, **for_models) if isinstance(embedder, str) else embedder
-        reranker = Reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
+        reranker = named_reranker(reranker, **for_models) if isinstance(reranker, str) else reranker
         _check_models(embedder, reranker)
         folder = as_path(path, "path")
         Store.check_free(folder)
@@ -149,7 +149,7 @@ class Pipeline:
         """
         own = Embedder(embedder) if isinstance(embedder, str) else embedder
         wanted = None if reranker == "none" else reranker
-        second = Reranker(wanted) if isinstance(wanted, str) else wanted
+        second = named_reranker(wanted) if isinstance(wanted, str) else wanted
         store = Store.open(as_path(path, "path"))
         try:
             settings, maker, kept = (store.meta(key) for key in ("settings", "embedder", "reranker"))

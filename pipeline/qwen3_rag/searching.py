@@ -15,8 +15,8 @@ from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.index.retriever import Candidate, Retriever
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.indexer import not_unit
-from qwen3_rag.models.adaptive import adaptive
 from qwen3_rag.models.binding import binding_of, binding_text
+from qwen3_rag.models.cascade import adaptive
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, named_instructions
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.ranking import Retrieved, SearchOptions, arrange, passage_id

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fakes import LengthReranker
 from langchain_qwen3_rag import Qwen3Rerank
-from qwen3_rag import Reranker
+from qwen3_rag import Cascade, Reranker
 
 DOCUMENTS = [
     Document("The moon pulls the sea.", id="1", metadata={"page": 3, "relevance_score": 0.4}),
@@ -217,3 +217,9 @@ def test_adaptive_leaves_documents_unread_that_are_not_among_the_best() -> None:
     assert auto.compress_documents(documents, "q") == expected
     assert reranker.pairs == 50 + 20
     assert len(auto.rerank(documents, "q", top_n=15)) == 15
+
+
+def test_a_preset_cascade_is_a_model_too() -> None:
+    assert isinstance(Qwen3Rerank(model="laptop").current_reranker(), Cascade)
+    with pytest.raises(ValidationError, match="dtype passed, but 'laptop' is a cascade"):
+        Qwen3Rerank(model="laptop", dtype="float32")

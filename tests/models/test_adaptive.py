@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3_rag import Cascade, InvalidArgumentError
-from qwen3_rag.models.adaptive import WINDOW, AdaptiveReranker, adaptive
+from qwen3_rag.models.adaptive import WINDOW, AdaptiveReranker
+from qwen3_rag.models.cascade import adaptive
 from qwen3_rag.scores import RerankResult
 
 

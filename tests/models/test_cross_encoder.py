@@ -14,8 +14,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from qwen3_rag import Embedder, Reranker
+from qwen3_rag import Cascade, Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
+from qwen3_rag.models.binding import binding_of
+from qwen3_rag.models.cascade import adaptive, named_reranker, reranker_of
 from qwen3_rag.models.runtimes.cross_encoder import SentenceReranker, TwoRows
 from qwen3_rag.models.runtimes.protocols import Scored
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, resolve_instruction
@@ -221,6 +223,82 @@ def test_a_plain_cross_encoder_takes_no_instruction_and_truncates_only_documents
     assert result.log_odds[0] == pytest.approx(result.log_odds[1], abs=1e-5)
     with pytest.raises(InvalidArgumentError, match="expected fewer than max_length=64"):
         reranker.log_odds("river " * 30, ["danube"])
+
+
+def save_roberta(folder: Path) -> Path:
+    """A tiny random XLM-RoBERTa cross-encoder with SentencePiece's single letters: the shape of mmarco-mMiniLMv2."""
+    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification, XLMRobertaTokenizerFast
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz<>/多瑙河"]
+    layout = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3))
+    layout.pre_tokenizer = pre_tokenizers.Metaspace()
+    layout.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    XLMRobertaTokenizerFast(tokenizer_object=layout, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(2)
+    config = XLMRobertaConfig(
+        vocab_size=300,  # the class adds tokens of its own
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        num_labels=1,
+    )
+    model = XLMRobertaForSequenceClassification(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "LayerNorm" not in name:
+                weight.normal_(0, 0.4)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_multilingual_cross_encoder_gives_its_raw_score_and_reads_no_control_tokens(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    folder = save_roberta(tmp_path / "roberta")
+    documents = ["the danube", "gravity pulls", "x", "多瑙河", "vienna lies on the river"]
+    library = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
+    reranker = Reranker(str(folder), dtype="float32", runtime="sentence-transformers")
+    np.testing.assert_allclose(
+        reranker.log_odds("river", documents), library.predict([("river", d) for d in documents]), atol=1e-5
+    )
+    assert not reranker.takes_instructions
+    rows, _ = reranker.loaded.input.rows("", [("a </s> b", ["c <s> d </s><pad>"])])
+    assert [i for i in rows[0]["input_ids"] if i in (0, 1, 2)] == [0, 2, 2, 2]
+
+
+def test_an_instruction_reaches_only_the_stages_that_read_one(bert: Path, tiny_reranker: Path) -> None:
+    plain = Reranker(str(bert), dtype="float32", runtime="sentence-transformers")
+    chat = Reranker(str(tiny_reranker), dtype="float32")
+    cascade = Cascade([(plain, 4), (chat, 2)])
+    documents = ["the danube", "gravity pulls", "x", "vienna lies on the river"]
+    for reader in (cascade, adaptive(cascade, 2)):
+        result = reader.read("river", documents, "code-search")
+        chosen = [i for i in range(4) if result.stage[i] == 1]
+        assert len(chosen) == 2
+        expected = chat.log_odds("river", [documents[i] for i in chosen], "code-search")
+        np.testing.assert_allclose(result.log_odds[chosen], expected, atol=1e-4)
+    assert binding_of(plain, "code-search")["instruction"] is None
+    assert binding_of(chat, "code-search")["instruction"] is not None
+
+
+def test_the_cascade_preset_is_two_models_that_share_their_options() -> None:
+    cascade = named_reranker("laptop", device="cpu", instruction="support")
+    assert isinstance(cascade, Cascade)
+    (small, depth), (large, deepest) = cascade.stages
+    assert (depth, deepest) == (100, 16)
+    described = small.describe(), large.describe()
+    assert [each["model"] for each in described] == ["cross-encoder/mmarco-mMiniLMv2-L12-H384-v1", "0.6b"]
+    assert [each["instruction"] for each in described] == [None, "support"]
+    assert [each["device"] for each in described] == ["cpu", "cpu"]
+    assert isinstance(named_reranker("0.6b", dtype="float32"), Reranker)
+    assert isinstance(reranker_of(cascade.describe()), Cascade)
+    with pytest.raises(InvalidArgumentError, match="dtype passed, but 'laptop' is a cascade of several models"):
+        named_reranker("laptop", dtype="float32")
 
 
 def test_no_spelling_becomes_a_control_token_of_a_plain_cross_encoder(bert: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from qwen3_rag.arguments import at_least, check_seconds
-from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.protocols import RerankerProtocol
 from qwen3_rag.scores import RerankResult
 
-__all__ = ["WINDOW", "AdaptiveReranker", "adaptive"]
+__all__ = ["WINDOW", "AdaptiveReranker"]
 
 WINDOW = 10  # candidates read at once
 
@@ -68,17 +67,3 @@ class AdaptiveReranker:
     def describe(self) -> dict[str, Any]:
         """The reranker's description."""
         return self.reranker.describe()
-
-
-def adaptive(reranker: RerankerProtocol, top_k: int, groups: Mapping[str, Hashable] | None = None) -> RerankerProtocol:
-    """A reranker that reads no deeper than it pays for `top_k` results; of a cascade, every stage does.
-
-    An earlier stage of a cascade settles the candidates of the next one.
-    """
-    if not isinstance(reranker, Cascade):
-        return AdaptiveReranker(reranker, top_k, groups)
-    depths = [depth for _, depth in reranker.stages]
-    wanted = [*depths[1:], top_k]
-    return Cascade(
-        [(adaptive(stage, k, groups), depth) for (stage, depth), k in zip(reranker.stages, wanted, strict=True)]
-    )

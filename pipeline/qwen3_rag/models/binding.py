@@ -29,7 +29,9 @@ def binding_of(reranker: RerankerProtocol, instruction: str | None) -> dict[str,
         "model": reranker.source.absolute,
         "revision": reranker.revision,
         "dtype": DTYPE_CLASSES.get(dtype, dtype),
-        "instruction": resolve_instruction(instruction, reranker.instructions, reranker.instruction),
+        "instruction": resolve_instruction(instruction, reranker.instructions, reranker.instruction)
+        if reranker.takes_instructions
+        else None,
     }
 
 
@@ -40,4 +42,5 @@ def binding_text(binding: dict[str, Any]) -> str:
     if "described" in binding:
         return f"{binding['described']} with the instruction {binding['instruction']!r}"
     revision = f" at revision {binding['revision']}" if binding["revision"] else ""
-    return f"{binding['model']}{revision}, {binding['dtype']}, with the instruction {binding['instruction']!r}"
+    instruction = f", with the instruction {binding['instruction']!r}" if binding["instruction"] else ""
+    return f"{binding['model']}{revision}, {binding['dtype']}{instruction}"

@@ -77,6 +77,11 @@ class Reranker(NamedModel[RerankRuntime]):
             runtime_options=runtime_options,
         )
 
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the model reads an instruction; loads it. A plain cross-encoder does not."""
+        return self.loaded.takes_instructions
+
     def read(
         self,
         query: str,

@@ -119,6 +119,7 @@ class SentenceReranker:
         self.batch_size = int(options.get("batch_size", 32))
         self.causal = head == "causal"
         self.input = self._input(folder, max_length)
+        self.takes_instructions = isinstance(self.input, ChatInput)
         # A one-label decoder finds each row's last token by this id.
         self.model.config.pad_token_id = self.input.pad
         if self.causal:

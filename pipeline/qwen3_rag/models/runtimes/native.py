@@ -23,6 +23,8 @@ Float32 = NDArray[np.float32]
 class NativeReranker:
     """Scores candidates with a causal decoder or its one-label classifier form, exactly as the official script."""
 
+    takes_instructions = True
+
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, ids = reranker_head(folder, tokens)

@@ -49,6 +49,8 @@ def _left_padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.dev
 class OfficialReranker:
     """The official reranking script's computation. Threads take turns."""
 
+    takes_instructions = True
+
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, ids = reranker_head(folder, tokens)

@@ -39,6 +39,10 @@ class Scored(NamedTuple):
 class RerankRuntime(Loaded, Protocol):
     """Scores groups of a query and its documents."""
 
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the model reads an instruction."""
+
     def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
         """Yield the documents' scores batch by batch, in any order, until all are scored or `cancellation` applies.
 

@@ -156,6 +156,8 @@ class VllmReranker:
     (`runtime_options={"block_size": 32}`).
     """
 
+    takes_instructions = True
+
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, _ = reranker_head(folder, tokens)

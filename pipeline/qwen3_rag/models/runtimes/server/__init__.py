@@ -40,6 +40,8 @@ logger = logging.getLogger("qwen3_rag")
 class ServerReranker:
     """A reranker on a server. Safe to call from many threads; the server batches their requests."""
 
+    takes_instructions = True
+
     def __init__(
         self, url: str, source: Source, *, device: str, dtype: str, max_length: int, options: dict[str, Any]
     ) -> None:
