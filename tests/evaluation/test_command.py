@@ -81,6 +81,38 @@ def test_eval_of_runs_needs_no_model_and_a_bad_line_is_one_line(collection: Path
     assert "expected a name and values" in misused.stderr
 
 
+def test_calibrate_prints_what_it_found_and_searches_use_it(
+    tmp_path: Path, tiny_embedder: Path, tiny_reranker: Path
+) -> None:
+    words = [
+        f"{a}{b}" for a in ("amber", "basalt", "cedar", "dune", "elm") for b in ("arch", "bell", "cove", "dell", "eye")
+    ]
+    folder = tmp_path / "judged"
+    folder.mkdir()
+    (folder / "queries.tsv").write_text("".join(f"q{i}\t{word}\n" for i, word in enumerate(words)))
+    (folder / "qrels.txt").write_text("".join(f"q{i} 0 {word}.txt 1\n" for i, word in enumerate(words)))
+    for word in words:
+        (folder / f"{word}.txt").write_text(f"All about {word}, at length.")
+    indexed, store = [folder / f"{word}.txt" for word in words], tmp_path / "store"
+    models = ("--embedder", tiny_embedder, "--reranker", tiny_reranker)
+    command = COMMAND[:-1]
+    run(command, "index", *indexed, "--store", store, *models)
+    ids = [line.split()[0] for line in run(command, "list", store).stdout.splitlines()]
+    grades = {Path(name).stem: name for name in ids}
+    (folder / "qrels.txt").write_text("".join(f"q{i} 0 {grades[word]} 1\n" for i, word in enumerate(words)))
+    files = (folder / "queries.tsv", folder / "qrels.txt")
+    said = run(command, "calibrate", store, *files, "--candidates", 20, "--precision", 0.05, "--out", tmp_path / "out")
+    assert "pairs of 25 queries" in said.stdout
+    assert "expected calibration error, all:" in said.stdout
+    assert (tmp_path / "out/reliability.svg").is_file()
+    found = json.loads(run(command, "search", store, "amberarch", "--json", "-k", 1).stdout)
+    assert 0 < found["probability"] < 1
+    none = run(command, "search", store, "amberarch", "--min-probability", 1.0)
+    assert "no hit is probable enough" in none.stdout
+    few = run(command, "calibrate", store, folder / "queries.tsv", folder / "few.txt", code=1)
+    assert "few.txt cannot be read" in few.stderr
+
+
 def test_the_example_evaluates_a_folder(
     collection: Path, tmp_path: Path, tiny_embedder: Path, tiny_reranker: Path
 ) -> None:
