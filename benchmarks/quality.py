@@ -3,7 +3,7 @@ r"""The figures of the docs: models on collections in BEIR layout, by `qwen3_rag
     python benchmarks/quality.py data/demo --rerankers demo demo-minilm --candidates 20 \
         --groups English=q-sci,q-hum code=q-code other=q-mul
     python benchmarks/quality.py path/to/cranfield path/to/cosqa --rerankers demo-minilm --candidates 50 --queries 100
-    python benchmarks/quality.py path/to/cranfield --embedder all-MiniLM-L6-v2/ --runtime sentence-transformers
+    python benchmarks/quality.py path/to/cranfield --embedder all-MiniLM-L6-v2/ --runtime sentence-transformers --whole
 
 Rows go to results/quality.json, in place of rows of the same collection, models, candidates and number of queries.
 Stores and scored pairs are kept in .benchmarks/, so a second run with other queries or rerankers costs what is new.
@@ -16,13 +16,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from qwen3_rag import Embedder, Pipeline
+from qwen3_rag import Document, Embedder, Pipeline
 from qwen3_rag.evaluation import evaluate
 from qwen3_rag.evaluation.figures import MAIN, by_query, mean
 from qwen3_rag.evaluation.judged import read_judged, read_run
+from qwen3_rag.records import passage_text
 
+PROMPT = 16  # tokens that a store leaves free for the embedder's prompt
 SUM = 0.5  # blend that adds both stages' scores with equal weights
-IDENTITY = ("collection", "embedder", "reranker", "queries", "candidates", "skipped")
+IDENTITY = ("collection", "embedder", "reranker", "queries", "candidates", "skipped", "whole")
 
 
 def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -33,8 +35,7 @@ def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.
     common["queries"] = _later_queries(folder, place, options.skip)
     if not (place / "store").exists():
         place.mkdir(parents=True, exist_ok=True)
-        with Pipeline.create(place / "store", embedder, None) as pipeline:
-            pipeline.index(folder / "corpus.jsonl", show_progress=True)
+        _index(folder / "corpus.jsonl", place / "store", embedder, options.whole)
     common |= {"store": place / "store", "embedder": embedder, "reranker": reranker}
     row: dict[str, Any] = {}
     groups = _groups(folder, options.groups)
@@ -51,6 +52,7 @@ def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.
         "reranker": Path(reranker).name,
         "candidates": options.candidates if reranker != "none" else 0,
         "skipped": options.skip,
+        "whole": options.whole,
         **{name: values[MAIN] for name, values in report["runs"].items()},
     }
     if reranker != "none":
@@ -59,6 +61,19 @@ def measured(folder: Path, embedder: Embedder, reranker: str, options: argparse.
     if groups:
         row["by group"] = _by_group(folder, out, groups)
     return {name: value for name, value in row.items() if value not in ({}, None)}
+
+
+def _index(corpus: Path, store: Path, embedder: Embedder, whole: bool) -> None:
+    """Make the store; with `whole`, each document is one passage, of which the embedder reads what it can."""
+    if not whole:
+        with Pipeline.create(store, embedder, None) as pipeline:
+            pipeline.index(corpus, show_progress=True)
+        return
+    records = [json.loads(line) for line in corpus.read_text("utf-8").splitlines()]
+    documents = [Document(r["text"], r["_id"], title=r.get("title") or None) for r in records]
+    texts = [passage_text(document.text, document.title) for document in documents]
+    with Pipeline.create(store, embedder, None, chunk_tokens=embedder.longest - PROMPT) as pipeline:
+        pipeline.add(documents, vectors=embedder.encode_document(texts, show_progress=True))
 
 
 def _later_queries(folder: Path, place: Path, skip: int) -> Path | None:
@@ -105,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rerankers", nargs="+", default=["none"], help="presets, folders or hub ids")
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--queries", type=int, help="first so many judged queries; by default all")
+    parser.add_argument("--whole", action="store_true", help="a document is one passage, truncated by the embedder")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first so many queries")
     parser.add_argument("--groups", nargs="+", default=[], help="groups of queries: name=prefix,prefix of their ids")
     parser.add_argument("--kept", type=Path, default=Path(".benchmarks/quality"))

@@ -22,13 +22,15 @@ STYLE = (
 
 
 def write_report(folder: Path, report: Mapping[str, Any], reranked: Searched | None) -> None:
-    """Write both files; each is complete or not there."""
-    pages = {
-        "report.html": _page(report, plots(report, reranked)),
+    """Write both files, each complete or not there, and the plots as files of their own."""
+    pictures = plots(report, reranked)
+    pages = {f"plots/{heading.lower().replace(' ', '-')}.svg": picture for heading, picture in pictures.items()} | {
+        "report.html": _page(report, pictures),
         "report.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",
     }
+    (folder / "plots").mkdir(exist_ok=True)
     for name, content in pages.items():
-        draft = folder / f".{name}"
+        draft = (folder / name).with_name(f".{Path(name).name}")
         draft.write_text(content, "utf-8")
         draft.replace(folder / name)
 
