@@ -117,9 +117,8 @@ class Searcher:
         """The store's calibration of this reranker with this instruction, or why there is none."""
         kept = calibrations_of(self.store.meta(CALIBRATIONS))
         if not kept:
-            return None, "the store has no calibration, so min_probability was not applied" if (
-                options.min_probability is not None
-            ) else None
+            wanted = options.min_probability is not None
+            return None, "the store has no calibration, so min_probability was not applied" if wanted else None
         binding = binding_of(reranker, instruction)
         for calibration in kept:
             if calibration.binding == binding:

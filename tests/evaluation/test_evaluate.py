@@ -73,6 +73,10 @@ def test_a_second_evaluation_scores_no_pair_again(collection: Path, tmp_path: Pa
     assert two["runs"] == one["runs"]
     assert "seconds per pair" in one
     assert "seconds per pair" not in two  # they would be those of reading a file
+    assert "rerank" in one["latency ms"]["reranked"]
+    assert set(two["latency ms"]["reranked"]) == {"embed", "retrieve"}
+    assert two["notes"] == [f"{20 * QUERIES} pairs had been scored before, so times of reranking are not shown"]
+    assert "Time of each stage" not in (tmp_path / "out/report.html").read_text("utf-8")
     wrong = report_of(collection, tmp_path / "out", reranker=other, candidates=20)
     assert other.pairs == first.pairs  # another model's scores are not its own
     assert wrong["runs"]["reranked"]["nDCG@10"] < 0.6

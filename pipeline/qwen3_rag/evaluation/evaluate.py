@@ -95,6 +95,8 @@ def evaluate(
         if pipeline.reranker is not None:
             stages["reranked"] = study.reranked(timed=True, candidates=candidates)
             extra |= study.beside(stages["reranked"], candidates)
+            if known := extra["pairs scored before"]:
+                notes.append(f"{known} pairs had been scored before, so times of reranking are not shown")
             extra["adaptive"] = study.adaptive(stages["reranked"]) if candidates == DEPTH else None
             extra["sweep"] = study.swept(grid, candidates) if grid else None
     return _reported(folder, judged, stages, others, extra, notes)

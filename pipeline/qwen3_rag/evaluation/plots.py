@@ -22,7 +22,8 @@ def plots(report: Mapping[str, Any], reranked: Searched | None) -> dict[str, str
     if report.get("seconds per pair"):
         drawn["Quality and time"] = _svg(lambda axes: _seconds(axes, report))
     drawn["Log-odds of relevant and other passages"] = _svg(lambda axes: _scores(axes, reranked))
-    drawn["Time of each stage"] = _svg(lambda axes: _latency(axes, report))
+    if "rerank" in report["latency ms"]["reranked"]:
+        drawn["Time of each stage"] = _svg(lambda axes: _latency(axes, report))
     return drawn
 
 

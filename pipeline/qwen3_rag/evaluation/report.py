@@ -47,7 +47,7 @@ def _page(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         parts.append(f"<h2>{escape(heading)}</h2>{picture}")
     points = [(stage, point) for stage in ("embed", "retrieve", "rerank", "total") for point in ("p50", "p95")]
     latency = [
-        [name, *(f"{stages.get(stage, {}).get(point, 0):.1f}" for stage, point in points)]
+        [name, *(f"{stages[stage][point]:.1f}" if stage in stages else "–" for stage, point in points)]
         for name, stages in report["latency ms"].items()
     ]
     if latency:

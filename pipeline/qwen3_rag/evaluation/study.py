@@ -53,16 +53,23 @@ class Study:
         return searched(self.pipeline, self.judged, "reranked", self.show_progress, timed, **self.options | options)
 
     def beside(self, full: Searched, candidates: int) -> dict[str, Any]:
-        """The curve over the number of candidates, their ceiling, and what a pair costs."""
+        """The curve over the number of candidates, their ceiling, and what a pair costs.
+
+        Times of reranking are dropped from `full` if pairs had been scored before: they are those of reading a file.
+        """
         pairs = len(full.log_odds)
         reranker = self.pipeline.reranker
-        measured = not isinstance(reranker, RememberingReranker) or reranker.new >= pairs
+        known = max(0, pairs - reranker.new) if isinstance(reranker, RememberingReranker) else 0
+        seconds = sum(full.seconds["rerank"]) / pairs if pairs and not known else None
+        if known:
+            del full.seconds["rerank"], full.seconds["total"]
         depths = [depth for depth in CURVE if depth < candidates]
         curve = {str(depth): self._mean(self.reranked(candidates=depth)) for depth in depths}
         return {
             "curve": curve | {str(candidates): self._mean(full)},
             "ceiling": mean(ceiling(self.judged, full.run)),
-            "seconds per pair": sum(full.seconds["rerank"]) / pairs if measured and pairs else None,
+            "seconds per pair": seconds,
+            "pairs scored before": known,
         }
 
     def adaptive(self, full: Searched) -> dict[str, Any]:
