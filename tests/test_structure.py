@@ -22,7 +22,7 @@ LAYERS = [
     ["searching"],
     ["pipeline"],
     ["", "adapters", "evaluation", "presenting"],
-    ["demo"],
+    ["demo", "training"],
     ["cli"],
     ["langchain_qwen3_rag", "llama_index_qwen3_rag"],
 ]

@@ -24,6 +24,7 @@ from qwen3_rag.errors import (
     StoreNotFoundError,
     StoreReadOnlyError,
     StoreVersionError,
+    TrainingError,
     UnknownNameError,
     UntrustedStoreError,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "StoreNotFoundError",
     "StoreReadOnlyError",
     "StoreVersionError",
+    "TrainingError",
     "UnknownNameError",
     "UntrustedStoreError",
 ]

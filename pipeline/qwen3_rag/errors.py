@@ -8,6 +8,7 @@ Qwen3RagError
 ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
 ├── IngestError (RuntimeError)            a file that cannot be read
 ├── JudgementError (RuntimeError)         queries, judgements or a run that cannot be evaluated; names file and line
+├── TrainingError (RuntimeError)          training data that cannot be used, or a run that cannot go on
 └── StoreError (RuntimeError)
     ├── StoreNotFoundError                no folder, or a folder that is not a store
     ├── StoreMovedError                   the store that was opened is no longer at its path
@@ -37,6 +38,7 @@ __all__ = [
     "StoreNotFoundError",
     "StoreReadOnlyError",
     "StoreVersionError",
+    "TrainingError",
     "UnknownNameError",
     "UntrustedStoreError",
 ]
@@ -79,6 +81,10 @@ class IngestError(Qwen3RagError, RuntimeError):
 
 class JudgementError(Qwen3RagError, RuntimeError):
     """Queries, judgements or a run cannot be evaluated; the message names file and line."""
+
+
+class TrainingError(Qwen3RagError, RuntimeError):
+    """Training data cannot be used, or a run cannot go on; the message names file and line, or the step."""
 
 
 class StoreError(Qwen3RagError, RuntimeError):

@@ -95,6 +95,12 @@ class Searcher:
             for (hits, degraded), result in zip(arranged, scores, strict=True)
         ]
 
+    def retrieved(self, queries: Sequence[str], options: SearchOptions) -> list[list[Retrieved]]:
+        """First-stage candidates of each query, best first."""
+        for_embedder, _ = self._instructions(options.instruction)
+        vectors = None if options.mode == "lexical" else self._vectors(queries, for_embedder)
+        return self._candidates(queries, vectors, options)
+
     def scored(
         self, queries: Sequence[str], options: SearchOptions
     ) -> tuple[list[list[Retrieved]], list[RerankResult | None], dict[str, Any]]:
@@ -105,9 +111,8 @@ class Searcher:
         """
         if self.reranker is None:
             raise InvalidArgumentError("there is no reranker, so there are no scores; expected one")
-        for_embedder, for_reranker = self._instructions(options.instruction)
-        vectors = None if options.mode == "lexical" else self._vectors(queries, for_embedder)
-        candidates = self._candidates(queries, vectors, options)
+        _, for_reranker = self._instructions(options.instruction)
+        candidates = self.retrieved(queries, options)
         scores = self._rerank(self.reranker, queries, candidates, for_reranker, options, None, None)
         return candidates, scores, binding_of(self.reranker, for_reranker)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qwen3_rag.cli import evaluation, indexing, maintenance, searching
+from qwen3_rag.cli import evaluation, indexing, maintenance, searching, training
 from qwen3_rag.cli.common import FAILED, State
 from qwen3_rag.cli.configuration import ENVIRONMENT, read_settings, show_settings
 
@@ -31,6 +31,8 @@ for command in (
 app.command("list")(searching.list_documents)
 app.command("eval")(evaluation.evaluate_command)
 app.command("calibrate")(evaluation.calibrate_command)
+app.command("train")(training.train_command)
+app.command("merge-adapter")(training.merge_command)
 app.command("verify-model")(maintenance.verify_model_command)
 app.command("config")(show_settings)
 

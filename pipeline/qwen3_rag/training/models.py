@@ -1,0 +1,172 @@
+"""Loads a reranker for training, computes its log-odds, and saves what was learned."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_rag.errors import MissingDependencyError, ModelError, TrainingError
+from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, load_model, reranker_head
+from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.training.rows import Rows
+
+__all__ = ["Lora", "TrainedReranker", "merge_adapter"]
+
+TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter on all seven projections of every layer (Hu et al., 2021).
+
+    Attributes:
+        rank: Columns of its two matrices.
+        alpha: Its output is scaled by alpha / rank.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+
+
+class TrainedReranker:
+    """A reranker's checkpoint in training.
+
+    Args:
+        folder: The checkpoint.
+        lora: The adapter; None trains all weights, in float32.
+        device: As for `Reranker`.
+        dtype: Of the frozen weights under an adapter.
+        seed: Of the adapter's first values.
+
+    Raises:
+        ModelError: The checkpoint is no reranker.
+        MissingDependencyError: An adapter is wanted, and peft is not installed.
+    """
+
+    def __init__(self, folder: Path, lora: Lora | None, device: str, dtype: str, seed: int) -> None:
+        self.folder, self.lora = folder, lora
+        self.tokens = Tokens(folder)
+        self.head, self.no_yes = reranker_head(folder, self.tokens)
+        self.device = choose_device(device)
+        kind = choose_dtype(dtype, self.device) if lora else torch.float32
+        base = load_model(folder, self.head, kind, "sdpa").to(self.device)
+        if self.device.type == "cuda":
+            with _no_deprecations():
+                base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        torch.manual_seed(seed)
+        self.model: Any = _with_adapter(base, lora) if lora else base.requires_grad_(True)
+        self.dtype = str(kind).removeprefix("torch.")
+
+    @property
+    def causal(self) -> Any:
+        """The stock transformers model, with the adapter's layers in it."""
+        return self.model.get_base_model() if self.lora else self.model
+
+    def log_odds(self, rows: Rows) -> Tensor:
+        """logit(yes) − logit(no) of each document: float32 (documents,)."""
+        model = self.causal
+        body = getattr(model, model.base_model_prefix)
+        states = body(
+            input_ids=rows.input_ids.to(self.device),
+            position_ids=rows.position_ids.to(self.device),
+            attention_mask=rows.attention_mask.to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        chosen = states[rows.last[:, 0].to(self.device), rows.last[:, 1].to(self.device)].float()
+        if self.head == "classifier":
+            return (chosen @ model.score.weight.float().T)[:, 0]  # type: ignore[no-any-return]
+        no, yes = model.get_output_embeddings().weight[self.no_yes].float()
+        return chosen @ (yes - no)  # type: ignore[no-any-return]
+
+    def save(self, out: Path) -> None:
+        """Write `adapter` (if there is one) and `merged`, a checkpoint that every runtime loads, in float32."""
+        if self.lora:
+            self.model.save_pretrained(out / "adapter")
+            _check_base(out / "adapter", self.folder)
+            merge_adapter(out / "adapter", self.folder, out / "merged")
+        else:
+            self.model.save_pretrained(out / "merged")
+            _copy_tokenizer(self.folder, out / "merged")
+
+
+@contextmanager
+def _no_deprecations() -> Iterator[None]:
+    """Hide that peft uses names which transformers 5.24 calls by other ones; both work until transformers 6."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
+        yield
+
+
+def _with_adapter(base: Any, lora: Lora) -> Any:
+    peft = _peft()
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=PROJECTIONS,
+        task_type="CAUSAL_LM",
+    )
+    with _no_deprecations():
+        return peft.get_peft_model(base, config)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingDependencyError("peft", "training with an adapter", "pip install 'qwen3-rag[train]'") from error
+    return peft
+
+
+def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
+    """Add an adapter to its base in float32, and write a checkpoint that every runtime loads.
+
+    Raises:
+        TrainingError: The adapter was made for another base.
+    """
+    _check_base(adapter, base)
+    head, _ = reranker_head(base, Tokens(base))
+    model = load_model(base, head, torch.float32, "sdpa")
+    try:
+        with _no_deprecations():
+            merged = _peft().PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(f"{adapter} does not fit {base}: {str(error)[:300]}") from error
+    merged.save_pretrained(out)
+    _copy_tokenizer(base, out)
+
+
+def _check_base(adapter: Path, base: Path) -> None:
+    """Check the base that an adapter names against the one it is to be added to, by their configurations."""
+    try:
+        named = json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{adapter} has no adapter_config.json that can be read: {error}") from error
+    shapes = [_shape(Path(folder)) for folder in (named or base, base)]
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise TrainingError(
+            f"the adapter {adapter} was made for {named}, whose shape is {shapes[0]}; got {base}: {shapes[1]}"
+        )
+
+
+def _shape(folder: Path) -> dict[str, Any] | None:
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except OSError:
+        return None
+    names = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+    return {name: config.get(name) for name in names}
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
