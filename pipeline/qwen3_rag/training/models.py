@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qwen3_rag.errors import MissingDependencyError, ModelError, TrainingError
-from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, load_model, reranker_head
+from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, load_model, quiet_loading, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.training.rows import Rows
 
@@ -90,11 +90,9 @@ class TrainedReranker:
         """Write `adapter` (if there is one) and `merged`, a checkpoint that every runtime loads, in float32."""
         if self.lora:
             self.model.save_pretrained(out / "adapter")
-            _check_base(out / "adapter", self.folder)
             merge_adapter(out / "adapter", self.folder, out / "merged")
         else:
-            self.model.save_pretrained(out / "merged")
-            _copy_tokenizer(self.folder, out / "merged")
+            _save(self.model, self.folder, out / "merged")
 
 
 @contextmanager
@@ -140,8 +138,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
             merged = _peft().PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"{adapter} does not fit {base}: {str(error)[:300]}") from error
-    merged.save_pretrained(out)
-    _copy_tokenizer(base, out)
+    _save(merged, base, out)
 
 
 def _check_base(adapter: Path, base: Path) -> None:
@@ -166,7 +163,10 @@ def _shape(folder: Path) -> dict[str, Any] | None:
     return {name: config.get(name) for name in names}
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _save(model: Any, base: Path, out: Path) -> None:
+    """Write a model with its base's tokenizer."""
+    with quiet_loading():
+        model.save_pretrained(out)
     for pattern in TOKENIZER_FILES:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, target / file.name)
+        for file in base.glob(pattern):
+            shutil.copyfile(file, out / file.name)
