@@ -85,8 +85,8 @@ EMBEDDERS: dict[str, tuple[str, Path, list[list[str]]]] = {
 }
 
 
-def make_model(folder: Path, tokenizer: Path) -> None:
-    """A checkpoint of the 0.6B architecture with random weights."""
+def make_model(folder: Path, tokenizer: Path, layers: int = 28) -> None:
+    """A checkpoint of the 0.6B architecture with random weights, or with fewer layers."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -94,7 +94,7 @@ def make_model(folder: Path, tokenizer: Path) -> None:
         vocab_size=151_669,
         hidden_size=1024,
         intermediate_size=3072,
-        num_hidden_layers=28,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=128,

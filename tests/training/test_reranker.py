@@ -80,13 +80,14 @@ def test_losses_are_those_of_their_formulas() -> None:
     assert distillation(log_odds, grades, log_odds + 3).item() > 0.1  # the zero of the scores counts
 
 
-@pytest.mark.parametrize(("loss", "least"), [("listwise", 0.9), ("pointwise", 0.75)])
+@pytest.mark.parametrize(("loss", "epochs"), [("listwise", 2), ("pointwise", 5)])
 def test_training_learns_and_the_merged_checkpoint_scores_in_every_runtime(
-    base: Path, tmp_path: Path, loss: str, least: float
+    base: Path, tmp_path: Path, loss: str, epochs: int
 ) -> None:
-    report = train_reranker(lists_of(60), tmp_path / "out", model=str(base), settings=settings(loss=loss), device="cpu")
+    options = settings(loss=loss, epochs=epochs)
+    report = train_reranker(lists_of(60), tmp_path / "out", model=str(base), settings=options, device="cpu")
     assert report["improved"]
-    assert report["after"]["nDCG@10"] > least > report["before"]["nDCG@10"]
+    assert report["after"]["nDCG@10"] > 0.8 > report["before"]["nDCG@10"]
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert "Better than the base" in (tmp_path / "out/README.md").read_text()
     documents = ["good tide moon", "bad tide moon", "good lamp", "bad bread"]

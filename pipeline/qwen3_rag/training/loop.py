@@ -71,7 +71,11 @@ class ListTrainer(Trainer):
         rows = self.stack([encoded for _, encoded in inputs], 0)
         parts = torch.split(self.trained.log_odds(rows), [len(encoded.tails) for _, encoded in inputs])
         losses = [
-            self.loss(part, torch.tensor(one.grades), None if one.scores is None else torch.tensor(one.scores))
+            self.loss(
+                part,
+                torch.tensor(one.grades, device=part.device),
+                None if one.scores is None else torch.tensor(one.scores, device=part.device),
+            )
             for part, (one, _) in zip(parts, inputs, strict=True)
         ]
         loss = torch.stack(losses).mean()
