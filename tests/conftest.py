@@ -103,6 +103,7 @@ SLOW_MODULES = (
     "tests/models/test_demo_minilm.py",
     "tests/models/test_engine.py",
     "tests/models/test_vllm.py",
+    "tests/training/test_embedder.py",
     "tests/training/test_reranker.py",
 )
 SLOW_TESTS = (

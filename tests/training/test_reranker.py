@@ -19,7 +19,7 @@ from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.checkpoints.formats import RerankFormat
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.training import TrainingList, TrainingSettings, mine_lists, train_reranker
-from qwen3_rag.training import reranker as training_module
+from qwen3_rag.training import loop as training_module
 from qwen3_rag.training.lists import normalised
 from qwen3_rag.training.losses import distillation, listwise, pointwise
 from qwen3_rag.training.models import Lora, TrainedReranker, merge_adapter

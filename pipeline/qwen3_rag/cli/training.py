@@ -11,12 +11,12 @@ from qwen3_rag.errors import InvalidArgumentError
 
 __all__ = ["merge_command", "train_command"]
 
-KINDS = ["reranker"]
+KINDS = ["reranker", "embedder"]
 
 
 @readable
 def train_command(
-    kind: Annotated[str, typer.Argument(help="What to train: reranker.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="What to train: reranker or embedder.", show_default=False)],
     data: Annotated[
         Path, typer.Argument(help="A file of lists, or with --store a folder in BEIR layout.", show_default=False)
     ],
@@ -32,42 +32,41 @@ def train_command(
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains all weights.")] = 16,
     epochs: Annotated[int, typer.Option(help="Passes over the training lists.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-4,
-    batch_lists: Annotated[int, typer.Option(help="Lists a step.")] = 4,
-    max_length: Annotated[int, typer.Option(help="Most tokens of template, query and document.")] = 2048,
+    batch_lists: Annotated[int | None, typer.Option(help="Lists a step. [default: 4; embedder: 16]")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Most tokens of an input. [default: 2048; embedder: 512]")
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="A preset's name or a sentence.")] = None,
     held_out: Annotated[float, typer.Option(help="Share of queries for validation, and as many for the test.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of split, order and first values.")] = 17,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a reranker; exit code 1 if it did not become better on queries held out from everything.
+    """Fine-tune a reranker or embedder; exit code 1 if it did not improve on queries held out from everything.
 
     Example: qwen3-rag train reranker judged --store my-store --out tuned --model 0.6b
     """
     from qwen3_rag.models.cascade import named_reranker
-    from qwen3_rag.training import TrainingSettings, train_reranker
+    from qwen3_rag.training import EmbedderSettings, TrainingSettings, train_embedder, train_reranker
 
     one_of(kind, KINDS, "KIND")
-    settings = TrainingSettings(
-        loss=loss,
-        lora_rank=lora_rank,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_lists=batch_lists,
-        max_length=max_length,
-        instruction=instruction,
-        held_out=held_out,
-        seed=seed,
-    )
-    report = train_reranker(
-        data if store is None else _mined(data, store, negatives, margin),
-        out,
-        model=model,
-        teacher=None if teacher is None else named_reranker(teacher),
-        settings=settings,
-        device=device,
-        show_progress=not State.quiet,
-    )
+    shared: dict[str, Any] = {
+        "lora_rank": lora_rank,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "instruction": instruction,
+        "held_out": held_out,
+        "seed": seed,
+    }
+    given = {"batch_lists": batch_lists, "max_length": max_length}
+    shared |= {name: value for name, value in given.items() if value is not None}
+    lists = data if store is None else _mined(data, store, negatives, margin)
+    common: dict[str, Any] = {"model": model, "device": device, "show_progress": not State.quiet}
+    if kind == "embedder":
+        report = train_embedder(lists, out, settings=EmbedderSettings(**shared), **common)
+    else:
+        judge = None if teacher is None else named_reranker(teacher)
+        report = train_reranker(lists, out, teacher=judge, settings=TrainingSettings(loss=loss, **shared), **common)
     if as_json:
         print_json(report)
     else:
@@ -98,7 +97,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
     )
     for note in report["notes"]:
         typer.echo(f"note: {note}")
-    better = f"use it with --reranker {out / 'merged'}"
+    better = f"use it with --{report['kind']} {out / 'merged'}"
     typer.echo(better if report["improved"] else "NOT BETTER than the base: use the base")
 
 

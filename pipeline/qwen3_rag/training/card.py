@@ -27,20 +27,25 @@ def write_card(folder: Path, report: Mapping[str, Any]) -> None:
     rows = "\n".join(f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in before)
     shown = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     notes = "".join(f"\n- {note}" for note in report["notes"])
+    measured = (
+        "their judged lists, reordered"
+        if report["kind"] == "reranker"
+        else "exact search among the documents of all lists"
+    )
     text = f"""---
 base_model: {report["base"]}
 library_name: {"peft" if settings["lora_rank"] else "transformers"}
-tags: [reranker, qwen3-rag]
+tags: [{report["kind"]}, qwen3-rag]
 ---
 
-# A fine-tuned reranker
+# A fine-tuned {report["kind"]}
 
-Made by `qwen3-rag train reranker` from {report["base"]}. It reads the prompt of its base.
+Made by `qwen3-rag train {report["kind"]}` from {report["base"]}. It reads the prompt of its base.
 
 ## Figures
 
-{queries["test"]} test queries, which share no query and no relevant document with training or validation; their judged
-lists, reordered. {verdict}
+{queries["test"]} test queries, which share no query and no relevant document with training or validation;
+{measured}. {verdict}
 
 | | before | after |
 |---|---|---|

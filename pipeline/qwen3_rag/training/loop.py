@@ -1,41 +1,36 @@
-"""transformers' trainer with this package's rows, losses and evaluation."""
+"""transformers' trainer with losses and evaluations of this package, from the beginning or the last checkpoint."""
 
-import math
+import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from qwen3_rag.errors import TrainingError
-from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query
-from qwen3_rag.evaluation.judged import Judged
-from qwen3_rag.models.checkpoints.formats import Encoded
-from qwen3_rag.training.lists import TrainingList
-from qwen3_rag.training.losses import Loss
-from qwen3_rag.training.models import TrainedReranker
-from qwen3_rag.training.rows import Rows
+from qwen3_rag.progress import progress
+from qwen3_rag.training.settings import Settings
 
-__all__ = ["Item", "ListTrainer", "last_checkpoint", "measured"]
+__all__ = ["Loop", "begin", "run"]
 
+logger = logging.getLogger(__name__)
 METRIC = "eval_ndcg"
-Item = tuple[TrainingList, Encoded]
-Stack = Callable[[Sequence[Encoded], int], Rows]
-SCORED_TOGETHER = 16  # documents scored at once in an evaluation
 
 
-class ListTrainer(Trainer):
-    """Trains on lists; evaluates by nDCG@10 of held-out lists.
+class Loop(Trainer):
+    """Trains a model on items; evaluates by a function of its own.
 
     Args:
-        trained: The model.
-        items: Training lists with their tokens.
-        validation: Held-out lists.
-        loss: Loss on a list's log-odds.
-        stack: Makes rows of lists.
+        model: The model whose parameters are trained.
+        items: Training data, of whatever type `loss_of` takes.
+        loss_of: A batch's loss.
+        score: nDCG@10 of the validation lists, with the current weights.
         arguments: transformers' settings.
         patience: Evaluations without a better one before training stops.
         report: Called with the number of completed steps, for a progress bar.
@@ -43,21 +38,20 @@ class ListTrainer(Trainer):
 
     def __init__(
         self,
-        trained: TrainedReranker,
-        items: Sequence[Item],
-        validation: Sequence[Item],
-        loss: Loss,
-        stack: Stack,
+        model: Any,
+        items: Sequence[Any],
+        loss_of: Callable[[list[Any]], Tensor],
+        score: Callable[[], float],
         arguments: TrainingArguments,
         patience: int,
         report: Callable[[int], None],
     ) -> None:
-        self.trained, self.validation, self.loss, self.stack = trained, validation, loss, stack
+        self.loss_of, self.score = loss_of, score
         super().__init__(
-            model=trained.model,
+            model=model,
             args=arguments,
             train_dataset=list(items),
-            eval_dataset=list(validation),
+            eval_dataset=[None],
             data_collator=lambda batch: list(batch),  # type: ignore[arg-type,return-value]
             callbacks=[EarlyStoppingCallback(patience), _Steps(report)],
         )
@@ -65,29 +59,19 @@ class ListTrainer(Trainer):
             self.remove_callback(callback)
 
     def compute_loss(  # type: ignore[override]
-        self, model: Any, inputs: list[Item], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: list[Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of a batch of lists."""
-        rows = self.stack([encoded for _, encoded in inputs], 0)
-        parts = torch.split(self.trained.log_odds(rows), [len(encoded.tails) for _, encoded in inputs])
-        losses = [
-            self.loss(
-                part,
-                torch.tensor(one.grades, device=part.device),
-                None if one.scores is None else torch.tensor(one.scores, device=part.device),
-            )
-            for part, (one, _) in zip(parts, inputs, strict=True)
-        ]
-        loss = torch.stack(losses).mean()
+        """The loss of a batch."""
+        loss = self.loss_of(inputs)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step}, list {inputs[0][0].place}: the log-odds "
-                "overflowed; expected a lower learning_rate, or dtype='float32'"
+                f"the loss is {loss.item()} at step {self.state.global_step}: the scores overflowed; expected a lower "
+                "learning_rate, or dtype='float32'"
             )
         return (loss, None) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        return inputs  # rows are made and moved in `compute_loss`
+        return inputs  # tensors are made in `loss_of`
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
@@ -95,8 +79,7 @@ class ListTrainer(Trainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """nDCG@10 of the validation lists."""
-        values = measured(self.trained, self.validation, self.stack)
-        metrics = {METRIC: sum(values[MAIN].values()) / len(values[MAIN])}
+        metrics = {METRIC: self.score()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -110,38 +93,115 @@ class _Steps(TrainerCallback):
         self.report(state.global_step)
 
 
-@torch.no_grad()
-def measured(trained: TrainedReranker, items: Sequence[Item], stack: Stack) -> ByQuery:
-    """All measures of each list, by its place.
+def begin(folder: Path, settings: Settings, **facts: Any) -> None:
+    """Note what the folder's run is, or check that it is the same run.
 
     Raises:
-        TrainingError: The model gives NaN, or the same score to every document.
+        TrainingError: The folder holds a finished run, or one with other settings.
     """
-    trained.model.eval()
-    run: dict[str, dict[str, float]] = {}
-    grades: dict[str, dict[str, int]] = {}
-    spreads = []
-    for one, encoded in items:
-        scores: list[float] = []
-        for start in range(0, len(encoded.tails), SCORED_TOGETHER):
-            part = Encoded(encoded.head, encoded.tails[start : start + SCORED_TOGETHER], [])
-            scores += trained.log_odds(stack([part], 0)).tolist()
-        if not all(map(math.isfinite, scores)):
-            raise TrainingError(f"the model gives NaN for {one.place}; expected a lower learning_rate")
-        spreads.append(max(scores) - min(scores))
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        run[one.place] = {str(i): scores[i] for i in order}
-        grades[one.place] = {str(i): grade for i, grade in enumerate(one.grades)}
-    if max(spreads) < 1e-5:
-        raise TrainingError(
-            f"the model gives every document the same log-odds ({scores[0]:.3f}): it has collapsed; expected a lower "
-            "learning_rate"
-        )
-    trained.model.train()
-    return by_query(Judged("held out", {one.place: one.query for one, _ in items}, grades), run)
+    file, described = folder / "settings.json", json.loads(json.dumps(facts | asdict(settings)))
+    if (folder / "report.json").exists():
+        raise TrainingError(f"{folder} holds a finished run; expected a new folder")
+    if file.exists():
+        begun = json.loads(file.read_text("utf-8"))
+        different = {name: (begun.get(name), value) for name, value in described.items() if begun.get(name) != value}
+        if different:
+            raise TrainingError(
+                f"{folder} was begun with other settings, so it cannot continue: {different} (before, now); expected "
+                "the same, or a new folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(described, indent=1) + "\n", "utf-8")
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def run(
+    trained: Any,
+    items: Sequence[Any],
+    loss_of: Callable[[list[Any]], Tensor],
+    score: Callable[[], float],
+    settings: Settings,
+    folder: Path,
+    show_progress: bool,
+) -> dict[str, Any]:
+    """Train from the last checkpoint in the folder, or from the beginning; leaves the best weights in the model.
+
+    Args:
+        trained: The model, as `training.models` has them.
+        items: Training data.
+        loss_of: A batch's loss.
+        score: nDCG@10 of the validation lists.
+        settings: Of the run.
+        folder: Of the run.
+        show_progress: A bar on a terminal, log lines elsewhere.
+
+    Returns:
+        Number of steps, the best step, and nDCG@10 at each evaluation.
+
+    Raises:
+        TrainingError: A checkpoint cannot be written.
+    """
+    checkpoints = folder / "checkpoints"
+    steps = settings.epochs * -(-len(items) // settings.batch_lists)
+    with progress("training", steps, show_progress) as count:
+        done = [0]
+
+        def report(step: int) -> None:
+            count(step - done[0])
+            done[0] = step
+
+        arguments = _arguments(settings, checkpoints, steps, trained.device.type == "cpu")
+        loop = Loop(trained.model, items, loss_of, score, arguments, settings.patience, report)
+        checkpoint = _last_checkpoint(checkpoints)
+        if checkpoint is not None:
+            logger.info("continuing from %s", checkpoint.name)
+        try:
+            loop.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except OSError as error:
+            raise TrainingError(
+                f"{checkpoints} cannot be written: {error}; run it again to continue from the last checkpoint"
+            ) from error
+    state = loop.state
+    return {
+        "steps": state.global_step,
+        "best step": state.best_global_step,
+        "validation": {str(row["step"]): row[METRIC] for row in state.log_history if METRIC in row},
+    }
+
+
+def _arguments(settings: Settings, checkpoints: Path, steps: int, cpu: bool) -> TrainingArguments:
+    """Transformers' settings of a run of so many steps."""
+    every = max(1, steps // settings.evaluations)
+    together = settings.batch_lists if settings.in_batch else 1
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=settings.batch_lists // together,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 10),
+        weight_decay=0.01,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="ndcg",
+        greater_is_better=True,
+        logging_steps=every,
+        report_to="none",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=cpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
     """The last complete checkpoint of an interrupted run; incomplete ones are removed."""
     complete: dict[int, Path] = {}
     for path in folder.glob("checkpoint-*"):

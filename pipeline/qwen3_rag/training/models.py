@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,21 @@ import torch
 from torch import Tensor
 
 from qwen3_rag.errors import MissingDependencyError, ModelError, TrainingError
-from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, load_model, quiet_loading, reranker_head
+from qwen3_rag.models.checkpoints.loading import (
+    Head,
+    choose_device,
+    choose_dtype,
+    load_model,
+    quiet_loading,
+    reranker_head,
+)
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.training.rows import Rows
 
-__all__ = ["Lora", "TrainedReranker", "merge_adapter"]
+__all__ = ["Lora", "TrainedEmbedder", "TrainedReranker", "merge_adapter"]
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.jinja")
+EMBEDDER_FILES = ("modules.json", "*_Pooling/*", "*_Normalize/*", "config_sentence_transformers.json")
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -56,14 +64,7 @@ class TrainedReranker:
         self.tokens = Tokens(folder)
         self.head, self.no_yes = reranker_head(folder, self.tokens)
         self.device = choose_device(device)
-        kind = choose_dtype(dtype, self.device) if lora else torch.float32
-        base = load_model(folder, self.head, kind, "sdpa").to(self.device)
-        if self.device.type == "cuda":
-            with _no_deprecations():
-                base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        torch.manual_seed(seed)
-        self.model: Any = _with_adapter(base, lora) if lora else base.requires_grad_(True)
-        self.dtype = str(kind).removeprefix("torch.")
+        self.model, self.dtype = _loaded(folder, self.head, lora, self.device, dtype, seed)
 
     @property
     def causal(self) -> Any:
@@ -103,14 +104,57 @@ def _no_deprecations() -> Iterator[None]:
         yield
 
 
-def _with_adapter(base: Any, lora: Lora) -> Any:
+class TrainedEmbedder:
+    """An embedder's checkpoint in training: a decoder whose last token's state is the vector. Arguments as above."""
+
+    def __init__(self, folder: Path, lora: Lora | None, device: str, dtype: str, seed: int) -> None:
+        self.folder, self.lora = folder, lora
+        self.tokens = Tokens(folder)
+        self.device = choose_device(device)
+        self.model, self.dtype = _loaded(folder, "none", lora, self.device, dtype, seed)
+        self.dimensions = int(self.model.config.hidden_size)
+
+    def states(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """State of the last token of each input, not yet scaled to unit length: float32 (inputs, hidden)."""
+        longest = max(map(len, ids))
+        rows = torch.tensor([[*each, *[0] * (longest - len(each))] for each in ids], device=self.device)
+        ends = torch.tensor([len(each) for each in ids], device=self.device)
+        mask = torch.arange(longest, device=self.device)[None] < ends[:, None]
+        model = self.model.get_base_model() if self.lora else self.model
+        states = model(input_ids=rows, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        return states[torch.arange(len(ids), device=self.device), ends - 1].float()  # type: ignore[no-any-return]
+
+    def save(self, out: Path) -> None:
+        """Write `adapter` (if there is one) and `merged`, a checkpoint that every runtime loads, in float32."""
+        if self.lora:
+            self.model.save_pretrained(out / "adapter")
+            merge_adapter(out / "adapter", self.folder, out / "merged", "none")
+        else:
+            _save(self.model, self.folder, out / "merged", EMBEDDER_FILES)
+
+
+def _loaded(
+    folder: Path, head: Head, lora: Lora | None, device: torch.device, dtype: str, seed: int
+) -> tuple[Any, str]:
+    """A model with its adapter, or with all weights to be trained; and the type of the weights."""
+    kind = choose_dtype(dtype, device) if lora else torch.float32
+    base = load_model(folder, head, kind, "sdpa").to(device)
+    if device.type == "cuda":
+        with _no_deprecations():
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(seed)
+    model = _with_adapter(base, lora, head) if lora else base.requires_grad_(True)
+    return model, str(kind).removeprefix("torch.")
+
+
+def _with_adapter(base: Any, lora: Lora, head: Head) -> Any:
     peft = _peft()
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         target_modules=PROJECTIONS,
-        task_type="CAUSAL_LM",
+        task_type="FEATURE_EXTRACTION" if head == "none" else "CAUSAL_LM",
     )
     with _no_deprecations():
         return peft.get_peft_model(base, config)
@@ -124,21 +168,27 @@ def _peft() -> Any:
     return peft
 
 
-def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
+def merge_adapter(adapter: Path, base: Path, out: Path, head: Head | None = None) -> None:
     """Add an adapter to its base in float32, and write a checkpoint that every runtime loads.
+
+    Args:
+        adapter: Folder of the adapter.
+        base: Folder of its base.
+        out: Folder of the result.
+        head: "none" for an embedder; None is that of a reranker.
 
     Raises:
         TrainingError: The adapter was made for another base.
     """
     _check_base(adapter, base)
-    head, _ = reranker_head(base, Tokens(base))
+    head = head or reranker_head(base, Tokens(base))[0]
     model = load_model(base, head, torch.float32, "sdpa")
     try:
         with _no_deprecations():
             merged = _peft().PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"{adapter} does not fit {base}: {str(error)[:300]}") from error
-    _save(merged, base, out)
+    _save(merged, base, out, EMBEDDER_FILES if head == "none" else ())
 
 
 def _check_base(adapter: Path, base: Path) -> None:
@@ -163,10 +213,12 @@ def _shape(folder: Path) -> dict[str, Any] | None:
     return {name: config.get(name) for name in names}
 
 
-def _save(model: Any, base: Path, out: Path) -> None:
-    """Write a model with its base's tokenizer."""
+def _save(model: Any, base: Path, out: Path, more: Sequence[str] = ()) -> None:
+    """Write a model with its base's tokenizer, and further files if the base has them."""
     with quiet_loading():
         model.save_pretrained(out)
-    for pattern in TOKENIZER_FILES:
+    for pattern in (*TOKENIZER_FILES, *more):
         for file in base.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+            target = out / file.relative_to(base)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
