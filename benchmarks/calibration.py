@@ -17,7 +17,7 @@ from qwen3_rag import Pipeline, Reranker
 from qwen3_rag.evaluation import calibrate
 from qwen3_rag.evaluation.remembering import RememberingReranker
 
-KEPT = ("queries", "pairs", "relevant", "stages", "calibration error", "precision", "min_probability")
+KEPT = ("queries", "pairs", "relevant", "stages", "calibration error", "thresholds", "precision", "min_probability")
 
 
 def measured(folder: Path, options: argparse.Namespace, out: Path) -> dict[str, Any]:

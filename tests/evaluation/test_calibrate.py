@@ -109,6 +109,9 @@ def test_a_threshold_reaches_the_precision_that_was_wished(pipeline: Pipeline, j
     assert len(kept) > 50
     assert np.mean(kept) > 0.75
     assert report["answer_probability"] is not None
+    rows = {row["precision"]: row for row in report["thresholds"]}
+    assert rows[0.8]["min_probability"] == least
+    assert 0 < rows[0.8]["relevant kept"] < rows[0.5]["relevant kept"] <= 1
 
 
 def test_results_say_whether_they_answer(pipeline: Pipeline, judged: Path) -> None:

@@ -187,5 +187,11 @@ def _show_calibration(report: Mapping[str, Any]) -> None:
             f"answered from a first hit of {report['answer_probability']:.3f} on: {report['answered']:.0%} of the "
             f"queries, {precision} of them rightly"
         )
+    for row in report["thresholds"]:
+        if row["min_probability"] is not None:
+            typer.echo(
+                f"  precision {row['precision']:.0%}: min_probability {row['min_probability']:.3f} keeps "
+                f"{row['relevant kept']:.0%} of the relevant passages"
+            )
     for note in report["notes"]:
         print_notice(f"note: {note}")

@@ -31,6 +31,7 @@ from qwen3_rag.searching import CALIBRATIONS
 __all__ = ["calibrate"]
 
 TOGETHER = 16  # queries searched at once
+PRECISIONS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # for which the report shows thresholds
 TOP = 10  # passages of a query that a user looks at
 
 
@@ -66,7 +67,8 @@ def calibrate(
 
     Returns:
         The report: the chosen curve, its Brier score, expected calibration error before and after over all candidates
-        and over the first ten of each query, the bins of the diagram, and the thresholds.
+        and over the first ten of each query, the bins of the diagram, and the thresholds: for `precision`, and for
+        others with the share of the relevant passages that stays.
 
     Raises:
         JudgementError: The files cannot be used, there are too few judged queries, or one class only.
@@ -171,12 +173,20 @@ def _calibrated(pairs: Pairs, binding: dict[str, Any], precision: float, judged:
             for name, part in (("all", pairs.place >= 0), (f"first {TOP}", pairs.place < TOP))
         },
         "bins": {"before": reliability(before, pairs.relevant), "after": reliability(outside, pairs.relevant)},
+        "thresholds": [_reached(outside, pairs.relevant, wished) for wished in PRECISIONS],
         "precision": precision,
         **thresholds,
         "answered": _share(outside[first], thresholds["answer_probability"]),
         "notes": list(judged.notes),
     }
     return Calibration(binding, tuple(curves), precision, **thresholds, report=report)
+
+
+def _reached(predicted: np.ndarray, relevant: np.ndarray, precision: float) -> dict[str, float | None]:
+    """The threshold for a precision, and the share of the relevant passages that is above it."""
+    least = threshold(predicted, relevant, precision)
+    kept = None if least is None else float(relevant[predicted >= least].sum() / relevant.sum())
+    return {"precision": precision, "min_probability": least, "relevant kept": kept}
 
 
 def _share(best: np.ndarray, least: float | None) -> float | None:
