@@ -62,6 +62,7 @@ def quality(judged: Judged, place: Path) -> Quality:
             "adaptive": (last, {"candidates": "auto"}),
             "cascade": (Cascade([(small, FULL), (last, LAST)]), {"candidates": FULL}),
             "cascade, adaptive": (Cascade([(small, FULL), (last, LAST)]), {"candidates": "auto"}),
+            "first stage": (last, {"rerank": False}),
         }
         full: dict[str, float] = {}
         for name, (reranker, options) in ways.items():
@@ -136,7 +137,7 @@ def main() -> None:
             "pairs": pairs,
             MAIN: round(value, 4),
             "against full depth": change and {"difference": change["difference"], "interval": change["interval"]},
-            "seconds": {dtype: round(of_dtype[name], 2) for dtype, of_dtype in times.items()},
+            "seconds": {dtype: round(of_dtype[name], 2) for dtype, of_dtype in times.items() if name in of_dtype},
         }
         for name, (value, change, pairs) in figures.items()
     ]
