@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag import Embedder
-from qwen3_rag.evaluation.judged import Judged, read_judged
+from qwen3_rag.evaluation.judged import Judged, read_folder
 from qwen3_rag.records import passage_text
 
 __all__ = ["Collection", "embedded"]
@@ -32,7 +32,7 @@ def embedded(folder: Path, kept: Path, most: int | None = None) -> Collection:
     """A collection with its first `most` judged queries; vectors come from the folder `kept`, or go there."""
     records = [json.loads(line) for line in (folder / "corpus.jsonl").read_text("utf-8").splitlines()]
     texts = [passage_text(r["text"], r.get("title") or None) for r in records]
-    judged = read_judged(folder / "queries.jsonl", folder / "qrels/test.tsv", folder.name).first(most)
+    judged = read_folder(folder).first(most)
     queries = list(judged.queries.values())
     file = kept / f"{folder.name}-{len(queries)}.npz"
     if not file.is_file():

@@ -24,7 +24,7 @@ from bench import make_model
 
 from qwen3_rag import Cascade, Pipeline, Reranker
 from qwen3_rag.evaluation.figures import MAIN, by_query, compared
-from qwen3_rag.evaluation.judged import Judged, read_judged
+from qwen3_rag.evaluation.judged import Judged, read_folder
 from qwen3_rag.evaluation.remembering import RememberingReranker
 from qwen3_rag.evaluation.running import searched
 from qwen3_rag.models.adaptive import WINDOW
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=Path(".benchmarks/quality"))
     options = parser.parse_args()
     folder = options.collection
-    judged = read_judged(folder / "queries.jsonl", folder / "qrels/test.tsv", folder.name).first(options.queries)
+    judged = read_folder(folder).first(options.queries)
     place = options.kept / f"{folder.name} demo"
     figures = quality(judged, place)
     with TemporaryDirectory() as temporary:

@@ -19,7 +19,7 @@ from typing import Any
 from qwen3_rag import Document, Embedder, Pipeline
 from qwen3_rag.evaluation import evaluate
 from qwen3_rag.evaluation.figures import MAIN, by_query, mean
-from qwen3_rag.evaluation.judged import read_judged, read_run
+from qwen3_rag.evaluation.judged import read_folder, read_run
 from qwen3_rag.records import passage_text
 
 PROMPT = 16  # tokens that a store leaves free for the embedder's prompt
@@ -103,7 +103,7 @@ def _groups(folder: Path, named: list[str]) -> dict[str, list[str]]:
 
 def _by_group(folder: Path, out: Path, groups: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """nDCG@10 of each written run on each group of queries."""
-    judged = read_judged(folder / "queries.jsonl", folder / "qrels/test.tsv", folder.name)
+    judged = read_folder(folder)
     values = {path.stem: by_query(judged, read_run(path)) for path in sorted((out / "runs").glob("*.trec"))}
     return {
         group: {"queries": len(names)} | {run: round(mean(each, names)[MAIN], 4) for run, each in values.items()}

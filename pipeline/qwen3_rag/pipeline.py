@@ -49,6 +49,7 @@ LISTED = 1000  # documents of a list that are read at once
 PROMPT_TOKENS = 16  # tokens
 FOLDER_OPTIONS = ("strict", "largest", "seconds", "emptied", "reread")  # and those of `Selection`
 # Arguments of `create` that go to models passed by name.
+OF_CALIBRATION = ("queries", "calibration error", "precision", "min_probability", "answer_probability")  # in info()
 MODEL_OPTIONS = ("device", "dtype", "hub", "instruction", "instructions", "runtime_options")
 logger = logging.getLogger("qwen3_rag")
 
@@ -568,7 +569,7 @@ class Pipeline:
             "embedder": _described(self.embedder),
             "reranker": _described(self.reranker) if self.reranker else None,
             "calibrations": [
-                {"of": binding_text(dict(each.binding)), **each.report}
+                {"of": binding_text(dict(each.binding))} | {name: each.report[name] for name in OF_CALIBRATION}
                 for each in calibrations_of(self.store.meta(CALIBRATIONS))
             ],
         }

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import SHARED
 from qwen3_rag.evaluation import evaluate
-from qwen3_rag.evaluation.judged import read_judged
+from qwen3_rag.evaluation.judged import read_folder
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def part_of(folder: Path, target: Path, queries: int, documents: int) -> Path:
     """A smaller collection: the first judged queries, all their judged documents, and the first of the others."""
     shutil.copytree(folder, target)
-    judged = read_judged(folder / "queries.jsonl", folder / "qrels/test.tsv", folder.name).first(queries)
+    judged = read_folder(folder).first(queries)
     judged_ids = {document for grades in judged.grades.values() for document in grades}
     lines = (folder / "corpus.jsonl").read_text("utf-8").splitlines(keepends=True)
     relevant = [line for line in lines if json.loads(line)["_id"] in judged_ids]

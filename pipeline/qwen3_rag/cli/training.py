@@ -77,12 +77,12 @@ def train_command(
 
 def _mined(data: Path, store: Path, negatives: int, margin: float | None) -> Any:
     from qwen3_rag import Pipeline
-    from qwen3_rag.evaluation.judged import read_judged
+    from qwen3_rag.evaluation.judged import read_folder
     from qwen3_rag.training import mine_lists
 
     if not data.is_dir():
         raise InvalidArgumentError(f"DATA is {data}; expected a folder in BEIR layout with --store")
-    judged = read_judged(data / "queries.jsonl", data / "qrels/test.tsv", data.name)
+    judged = read_folder(data)
     with Pipeline.open(store, reranker="none") as pipeline:
         return mine_lists(pipeline, judged, negatives=negatives, margin=margin, show_progress=not State.quiet)
 

@@ -9,7 +9,7 @@ from typing import Any
 from qwen3_rag.arguments import as_path, at_least
 from qwen3_rag.errors import InvalidArgumentError, JudgementError
 from qwen3_rag.evaluation.figures import check_installed
-from qwen3_rag.evaluation.judged import Judged, Run, read_judged, read_run, write_run
+from qwen3_rag.evaluation.judged import Judged, Run, read_folder, read_judged, read_run, write_run
 from qwen3_rag.evaluation.remembering import RememberingReranker
 from qwen3_rag.evaluation.report import write_report
 from qwen3_rag.evaluation.running import DEPTH, Searched
@@ -108,14 +108,9 @@ def _judged(data: Path, queries: str | Path | None) -> tuple[Judged, Path | None
         if queries is None:
             raise InvalidArgumentError(f"{data} is a file of judgements; expected queries= as well")
         return read_judged(as_path(queries, "queries"), data, data.stem), None
-    tables = sorted((data / "qrels").glob("*.tsv"))
-    chosen = [path for path in tables if path.stem == "test"] or tables
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in tables) or "none"
-        raise JudgementError(f"{data / 'qrels'} has {names}; expected test.tsv, or one table")
     corpus = data / "corpus.jsonl"
-    file = data / "queries.jsonl" if queries is None else as_path(queries, "queries")
-    return read_judged(file, chosen[0], data.name), corpus if corpus.is_file() else None
+    judged = read_folder(data, None if queries is None else as_path(queries, "queries"))
+    return judged, corpus if corpus.is_file() else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qwen3_rag.errors import JudgementError
 
-__all__ = ["Judged", "Run", "read_judged", "read_run", "write_run"]
+__all__ = ["Judged", "Run", "read_folder", "read_judged", "read_run", "write_run"]
 
 Run = dict[str, dict[str, float]]  # query id to document id to score, best first
 Grades = dict[str, dict[str, int]]  # query id to document id to grade
@@ -92,6 +92,24 @@ def read_judged(queries: Path, judgements: Path, name: str) -> Judged:
     for query in grades.keys() - judged.keys():
         notes.add("queries without a relevant document, left out", f"{judgements}: {query!r}")
     return Judged(name, judged, {query: grades[query] for query in judged}, notes.texts())
+
+
+def read_folder(folder: Path, queries: Path | None = None) -> Judged:
+    """Read judged queries in BEIR layout: `queries.jsonl`, and `qrels/test.tsv` or the only table in `qrels`.
+
+    Args:
+        folder: The folder.
+        queries: File of queries; None is the folder's.
+
+    Raises:
+        JudgementError: There is no such table, or several; and as in `read_judged`.
+    """
+    tables = sorted((folder / "qrels").glob("*.tsv"))
+    chosen = [path for path in tables if path.stem == "test"] or tables
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in tables) or "none"
+        raise JudgementError(f"{folder / 'qrels'} has {names}; expected test.tsv, or one table")
+    return read_judged(queries or folder / "queries.jsonl", chosen[0], folder.name)
 
 
 def _queries(path: Path) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from qwen3_rag.arguments import as_path
 from qwen3_rag.errors import InvalidArgumentError, TrainingError
-from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed
+from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed, mean
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.checkpoints.formats import EmbedFormat
 from qwen3_rag.models.checkpoints.sources import resolve
@@ -59,17 +59,13 @@ def train_embedder(
         trained,
         parts.training,
         work.loss,
-        lambda: _mean(work.measured(parts.validation)),
+        lambda: mean(work.measured(parts.validation))[MAIN],
         chosen,
         folder,
         show_progress,
     )
     after = work.measured(parts.test)
     return finish(folder, "embedder", model, chosen, parts, trained, before, after, outcome)
-
-
-def _mean(values: ByQuery) -> float:
-    return sum(values[MAIN].values()) / len(values[MAIN])
 
 
 class _Work:

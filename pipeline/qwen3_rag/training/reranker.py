@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qwen3_rag.arguments import as_path
 from qwen3_rag.errors import TrainingError
-from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed
+from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed, mean
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.cascade import takes_instructions
 from qwen3_rag.models.checkpoints.formats import Encoded, RerankFormat
@@ -85,17 +85,13 @@ def train_reranker(
         trained,
         items,
         lambda batch: _loss(trained, batch, chosen),
-        lambda: _mean(measured(trained, validation, chosen.stack)),
+        lambda: mean(measured(trained, validation, chosen.stack))[MAIN],
         chosen,
         folder,
         show_progress,
     )
     after = measured(trained, test, chosen.stack)
     return finish(folder, "reranker", model, chosen, parts, trained, before, after, outcome)
-
-
-def _mean(values: ByQuery) -> float:
-    return sum(values[MAIN].values()) / len(values[MAIN])
 
 
 def _loss(trained: TrainedReranker, batch: Sequence[Item], settings: TrainingSettings) -> Tensor:
