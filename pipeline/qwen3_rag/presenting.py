@@ -55,7 +55,8 @@ def show_results(results: Results, console: Console | None = None) -> None:
 
 def _show_times(results: Results, console: Console) -> None:
     stages = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in results.timings.items())
-    console.print(f"[dim]{stages}; {results.reread} candidates reranked[/dim]")
+    reread = f"; {results.reread} candidates reranked" if results.reread else ""
+    console.print(f"[dim]{stages}{reread}[/dim]")
     if results.answered is False:
         console.print("[yellow]no hit is probable enough to be an answer[/yellow]")
     for notice in filter(None, (results.degraded, results.uncalibrated)):
