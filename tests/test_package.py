@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_demo_data_and_all_three_packages(tmp_path: Path) ->
         "qwen3_rag/data/demo/corpus.jsonl",
         "qwen3_rag/data/models/demo-reranker/adapter_model.safetensors",
         "qwen3_rag/py.typed",
-        "langchain_qwen3_rag/rerank.py",
-        "llama_index_qwen3_rag/rerank.py",
+        "langchain_qwen3_rag/vector_store.py",
+        "llama_index_qwen3_rag/vector_store.py",
     }
     assert expected <= names

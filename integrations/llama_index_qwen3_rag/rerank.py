@@ -9,7 +9,8 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from qwen3_rag.adapters import SETTINGS, RerankerFields
+from llama_index_qwen3_rag.pickling import checked_state
+from qwen3_rag.adapters.fields import RerankerFields
 from qwen3_rag.models.cascade import reranker_of
 from qwen3_rag.scores import ranked
 
@@ -46,13 +47,10 @@ class Qwen3Rerank(RerankerFields, BaseNodePostprocessor):
         return reranker_of(reranker) if isinstance(reranker, dict) else reranker
 
     def __getstate__(self) -> dict[str, Any]:
-        # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy. Callbacks may be lost,
-        # but without one of these fields the pickle would load a different model.
+        # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy.
         state = super(Qwen3Rerank, self.model_copy()).__getstate__()
-        for name in (*SETTINGS, "reranker"):
-            if name not in state["__dict__"]:
-                raise TypeError(f"{name} is {getattr(self, name)!r}; expected something that can be pickled")
-        return state
+        required = {name: getattr(self, name) for name in (*self.settings_fields, "reranker")}
+        return checked_state(self, state, required)
 
     @field_serializer("reranker")
     def _described(self, reranker: Any) -> dict[str, Any] | None:
@@ -63,11 +61,6 @@ class Qwen3Rerank(RerankerFields, BaseNodePostprocessor):
         """Name of the component in LlamaIndex's serialisation."""
         return "Qwen3Rerank"
 
-    @property
-    def _model_name(self) -> str:
-        described = self.current_reranker().describe()
-        return str(described.get("model", described))
-
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
@@ -76,11 +69,11 @@ class Qwen3Rerank(RerankerFields, BaseNodePostprocessor):
         if not nodes:
             return []
         dispatcher.event(
-            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model_name)
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.model_name())
         )
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
-            EventPayload.MODEL_NAME: self._model_name,
+            EventPayload.MODEL_NAME: self.model_name(),
             EventPayload.QUERY_STR: query_bundle.query_str,
             EventPayload.TOP_K: self.top_n,
         }

@@ -140,7 +140,9 @@ def test_a_reranker_that_cannot_be_pickled_is_an_error_not_another_model(reranke
             self.lock, self.read, self.describe = threading.Lock(), reranker.read, reranker.describe
 
     postprocessor = Qwen3Rerank(reranker=Locked())
-    with pytest.raises(TypeError, match=r"reranker is .*Locked object .* expected something that can be pickled"):
+    with pytest.raises(
+        TypeError, match=r"reranker of Qwen3Rerank is .*Locked object .* expected something that can be pickled"
+    ):
         pickle.dumps(postprocessor)
     assert isinstance(postprocessor.reranker, Locked), "pickling leaves the object unchanged"
 
@@ -171,7 +173,7 @@ def test_another_model_takes_effect_however_it_is_named(tiny_reranker: Path, tin
     assert ranked(postprocessor.model_copy(update={"model": str(tiny_classifier)})) == expected
     postprocessor.model = str(tiny_classifier)
     assert ranked(postprocessor) == expected
-    assert postprocessor._model_name == str(tiny_classifier)
+    assert postprocessor.model_name() == str(tiny_classifier)
 
 
 @pytest.mark.parametrize(

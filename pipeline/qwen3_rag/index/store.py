@@ -60,7 +60,7 @@ class Store:
         self._texts = Texts(database, self.titles)
         self.get, self.passages = self._texts.get, self._texts.passages
         self.searched, self.widened = self._texts.searched, self._texts.widened
-        self.pages, self.entries = self._texts.pages, self._texts.entries
+        self.pages, self.entries, self.select_in = self._texts.pages, self._texts.entries, self._texts.select_in
         self.sources = Sources(database)
         self._file: VectorFile | None = None
 
@@ -296,6 +296,16 @@ class Store:
             matching = self.fields.allowed(filter, commit)
             live = self.live(commit)
             return bitmap.to_rows(matching if live is None else matching & live)
+
+    def matching(self, filter: Mapping[str, Any]) -> list[str]:
+        """Ids of the documents that match a filter, in order; one without passages matches none.
+
+        Raises:
+            FilterError: The filter is invalid.
+        """
+        sql = "SELECT d.id FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN ({})"
+        with self.snapshot():
+            return sorted({name for (name,) in self.select_in(sql, self.allowed(filter).tolist())})
 
     def backup(self, to: Path) -> Commit:
         """Copy the last commit into a folder that is empty or does not exist yet, while others read and write.
