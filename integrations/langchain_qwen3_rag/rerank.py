@@ -27,8 +27,11 @@ class Qwen3Rerank(RerankerFields, RunnableSerializable[Input, list[Document]], B
     As a step of a chain its input is `{"query": ..., "documents": ...}`, and
     `configurable_fields(instruction=ConfigurableField("instruction"))` makes a field one of each call's configuration.
 
+    Fields passed to `invoke` count for one call.
+
     Inputs are not changed. The returned copies keep ids and metadata, with the probability of yes as
-    `relevance_score`; an earlier `relevance_score` is kept as `retrieval_score`. Traces show the step with its model.
+    `relevance_score`; an earlier one becomes `retrieval_score`, unless there is one already. Traces show the step with
+    its model.
 
     Assigning a field or `model_copy(update=...)` takes effect at the next use, which loads another model if necessary.
     Copies and pickles carry the fields, not the weights; in one process, equal fields share the weights.
@@ -71,17 +74,25 @@ class Qwen3Rerank(RerankerFields, RunnableSerializable[Input, list[Document]], B
         """As `compress_documents`; a cancelled task leaves the reranker's queue."""
         return await self.ainvoke({"query": query, "documents": documents}, {"callbacks": callbacks})
 
-    def invoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+    def invoke(self, input: Input, config: RunnableConfig | None = None, **fields: Any) -> list[Document]:
         """The best `top_n` documents of `{"query": ..., "documents": ...}`, as `compress_documents` gives them."""
+        if fields:
+            return self._with(fields).invoke(input, config)
         return self._call_with_config(self._compressed, input, self._traced(config))
 
-    async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+    async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **fields: Any) -> list[Document]:
         """As `invoke`; a cancelled task leaves the reranker's queue."""
+        if fields:
+            return await self._with(fields).ainvoke(input, config)
 
         async def compressed(input: Input) -> list[Document]:
             return await in_thread(self._compressed, input)
 
         return await self._acall_with_config(compressed, input, self._traced(config))
+
+    def _with(self, fields: dict[str, Any]) -> "Qwen3Rerank":
+        """A checked copy with other fields, which shares the weights."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | fields)
 
     def _traced(self, config: RunnableConfig | None) -> RunnableConfig:
         return merge_configs({"run_name": self.get_name(), "metadata": {"model": self.model_name()}}, config)
@@ -89,8 +100,10 @@ class Qwen3Rerank(RerankerFields, RunnableSerializable[Input, list[Document]], B
     def _compressed(self, input: Input, cancel: threading.Event | None = None) -> list[Document]:
         if not isinstance(input, dict) or input.keys() != {"query", "documents"}:
             raise ValueError(f"input is {input!r:.200}; expected a dict with query and documents")
-        documents = input["documents"]
-        return [_scored(documents[r.corpus_id], r.score) for r in self._best(documents, input["query"], None, cancel)]
+        query, documents = input["query"], input["documents"]
+        if not isinstance(documents, Sequence) or not all(isinstance(each, Document) for each in documents):
+            raise ValueError(f"documents is {documents!r:.200}; expected a list of Document")
+        return [_scored(documents[r.corpus_id], r.score) for r in self._best(documents, query, None, cancel)]
 
     def _best(
         self,

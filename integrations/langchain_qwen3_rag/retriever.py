@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, field_validator, model_validator
 
-from qwen3_rag.adapters.fields import CONFIG
+from qwen3_rag.adapters.fields import CONFIG, Checked
 from qwen3_rag.adapters.hits import hit_metadata
 from qwen3_rag.adapters.searches import search_options
 from qwen3_rag.pipeline import Pipeline
@@ -17,11 +17,11 @@ from qwen3_rag.records import Hit
 __all__ = ["Qwen3Retriever"]
 
 
-class Qwen3Retriever(BaseRetriever):
+class Qwen3Retriever(Checked, BaseRetriever):
     """Both stages of a pipeline: the nearest passages, reranked, the best `k` as documents.
 
-    The metadata are the document's own, with source, title, page, headings, `document_id`, `start_index` and
-    `end_index`, `retrieval_score` and `relevance_score`. The id is the passage's.
+    The metadata are the document's own, with source, title, page, headings, `document_id`, `start_index`, `end_index`
+    and, unless `scores` is False, `retrieval_score` and `relevance_score`. The id is the passage's.
 
     Every field but `pipeline`, and every argument of `Pipeline.search`, can be passed to `invoke` for one call.
 
@@ -35,6 +35,10 @@ class Qwen3Retriever(BaseRetriever):
     k: int = Field(default=10, ge=1, description="Maximum number of documents.")
     filter: dict[str, Any] | None = Field(default=None, description="Metadata filter, applied before the cut.")
     instruction: str | None = Field(default=None, description="A preset's name or a sentence.")
+    scores: bool = Field(
+        default=True,
+        description="Scores in the metadata; False for what compares documents, as MultiQueryRetriever does.",
+    )
     search_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of `Pipeline.search`, such as mode or candidates."
     )
@@ -60,14 +64,12 @@ class Qwen3Retriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **changed: Any
     ) -> list[Document]:
-        return [document_of(hit) for hit in self.pipeline.search(query, **self._options(changed))]
+        return [self._document(hit) for hit in self.pipeline.search(query, **self._options(changed))]
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changed: Any
     ) -> list[Document]:
-        return [document_of(hit) for hit in await self.pipeline.asearch(query, **self._options(changed))]
+        return [self._document(hit) for hit in await self.pipeline.asearch(query, **self._options(changed))]
 
-
-def document_of(hit: Hit) -> Document:
-    """A hit as a document."""
-    return Document(hit.text, id=hit.id, metadata=hit_metadata(hit))
+    def _document(self, hit: Hit) -> Document:
+        return Document(hit.text, id=hit.id, metadata=hit_metadata(hit, self.scores))

@@ -7,7 +7,7 @@ from typing import Any, Self
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator, model_validator
 
-from llama_index_qwen3_rag.pickling import checked_state
+from llama_index_qwen3_rag.pickling import checked_state, described
 from qwen3_rag.adapters.fields import CONFIG, EmbedderFields
 from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.embedder import Embedder
@@ -33,7 +33,7 @@ class Qwen3Embedding(EmbedderFields, BaseEmbedding):
     @field_validator("embedder")
     @classmethod
     def _from_description(cls, embedder: Any) -> Any:
-        return Embedder(**embedder) if isinstance(embedder, dict) else embedder
+        return described(Embedder, embedder) if isinstance(embedder, dict) else embedder
 
     @field_serializer("embedder")
     def _described(self, embedder: Any) -> dict[str, Any] | None:
@@ -41,9 +41,12 @@ class Qwen3Embedding(EmbedderFields, BaseEmbedding):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        name = self.current_embedder().describe().get("model")
-        self.__dict__["model_name"] = str(name)  # not by assignment, which would check all fields again
+        self.__dict__["model_name"] = self.embedder_name()  # not by assignment, which would check all fields again
         return self
+
+    def to_payload(self) -> dict[str, Any]:
+        """What traces show; the name is that of the current fields."""
+        return super().to_payload() | {"model_name": self.embedder_name()}
 
     def __getstate__(self) -> dict[str, Any]:
         # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy.

@@ -23,7 +23,8 @@ OF_LISTS = {FilterOperator.ANY: "$or", FilterOperator.ALL: "$and"}
 def filter_of(filters: MetadataFilters | None) -> dict[str, Any] | None:
     """The store's filter; None where there is nothing to filter.
 
-    `IS_EMPTY` is a missing field, None or an empty text; an empty list is not found by it.
+    `IS_EMPTY` is a missing field, None or an empty text, not an empty list; `CONTAINS` looks for an item of a list, not
+    for a part of a text.
 
     Raises:
         ValueError: An operator that the store does not have, such as TEXT_MATCH.
@@ -50,6 +51,8 @@ def _one(filter: MetadataFilter) -> dict[str, Any]:
         return {key: {SAME[operator]: value}}
     if operator in OF_LISTS:
         values = value if isinstance(value, list) else [value]
+        if not values:
+            return {} if operator is FilterOperator.ALL else {"$not": {}}
         return {OF_LISTS[operator]: [{key: {"$contains": each}} for each in values]}
     if operator is FilterOperator.IS_EMPTY:
         return {"$or": [{key: {"$exists": False}}, {key: {"$in": [None, ""]}}]}

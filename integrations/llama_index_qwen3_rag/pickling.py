@@ -1,11 +1,11 @@
-"""Checks what a component's pickle has lost."""
+"""What pickles and JSON of components have lost or cannot say."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["checked_state"]
+__all__ = ["checked_state", "described"]
 
 
 def checked_state(component: BaseModel, state: dict[str, Any], required: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,3 +22,17 @@ def checked_state(component: BaseModel, state: dict[str, Any], required: Mapping
                 f"{name} of {type(component).__name__} is {value!r}; expected something that can be pickled"
             )
     return state
+
+
+def described(make: Callable[..., Any], description: Mapping[str, Any]) -> Any:
+    """A model from its description.
+
+    Raises:
+        ValueError: The description has unknown names.
+    """
+    try:
+        return make(**description)
+    except TypeError as error:
+        raise ValueError(
+            f"the description is {dict(description)}; expected what `describe()` gives: {error}"
+        ) from error

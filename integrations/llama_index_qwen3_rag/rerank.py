@@ -9,7 +9,7 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from llama_index_qwen3_rag.pickling import checked_state
+from llama_index_qwen3_rag.pickling import checked_state, described
 from qwen3_rag.adapters.fields import RerankerFields
 from qwen3_rag.models.cascade import reranker_of
 from qwen3_rag.scores import ranked
@@ -44,7 +44,7 @@ class Qwen3Rerank(RerankerFields, BaseNodePostprocessor):
     @field_validator("reranker")
     @classmethod
     def _from_description(cls, reranker: Any) -> Any:
-        return reranker_of(reranker) if isinstance(reranker, dict) else reranker
+        return described(lambda **fields: reranker_of(fields), reranker) if isinstance(reranker, dict) else reranker
 
     def __getstate__(self) -> dict[str, Any]:
         # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy.

@@ -1,8 +1,8 @@
 """A store of `qwen3_rag` as a LlamaIndex vector store."""
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
@@ -18,10 +18,11 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
-from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from llama_index_qwen3_rag.embedding import Qwen3Embedding
 from llama_index_qwen3_rag.filters import filter_of
+from llama_index_qwen3_rag.nodes import document_of, node_of
+from llama_index_qwen3_rag.pickling import checked_state
 from qwen3_rag.adapters.documents import WholeDocuments
 from qwen3_rag.adapters.fields import CONFIG
 from qwen3_rag.adapters.wrapped import WrappedEmbedder
@@ -29,7 +30,6 @@ from qwen3_rag.index.retriever import Mode
 from qwen3_rag.index.store import Passage
 from qwen3_rag.models.protocols import EmbedderProtocol
 from qwen3_rag.pipeline import Pipeline
-from qwen3_rag.records import Document
 
 __all__ = ["Qwen3VectorStore"]
 
@@ -41,7 +41,6 @@ MODES: dict[VectorStoreQueryMode, Mode] = {
     VectorStoreQueryMode.HYBRID: "hybrid",
     VectorStoreQueryMode.SEMANTIC_HYBRID: "hybrid",
 }
-CONTENT = "_node_content"
 PREFETCH = 4  # times as many nodes are fetched as `mmr` returns
 PASSED_IN = {"alpha", "sparse_top_k"}
 
@@ -72,6 +71,17 @@ class Qwen3VectorStore(BasePydanticVectorStore):
         super().__init__(**values)
         self._store = WholeDocuments(path, _embedder(embed_model))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # LlamaIndex removes what cannot be pickled from the object itself, so this uses a copy. The store itself is
+        # opened again.
+        duplicate = self.model_copy()
+        duplicate.__pydantic_private__ = None
+        state = super(Qwen3VectorStore, duplicate).__getstate__()
+        return checked_state(self, state, {"path": self.path, "embed_model": self.embed_model})
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "Qwen3VectorStore":
+        return type(self)(self.path, copy.deepcopy(self.embed_model, memo))
+
     @classmethod
     def class_name(cls) -> str:
         """Name of the component in LlamaIndex's serialisation."""
@@ -93,7 +103,7 @@ class Qwen3VectorStore(BasePydanticVectorStore):
             ValueError: A node without an embedding, an id that is there twice, metadata that are not JSON; nothing is
                 written.
         """
-        documents = [_document(node) for node in nodes]
+        documents = [document_of(node) for node in nodes]
         if documents:
             self._store.add(documents, np.asarray([node.get_embedding() for node in nodes], dtype=np.float32))
         return [document.id for document in documents]
@@ -106,7 +116,7 @@ class Qwen3VectorStore(BasePydanticVectorStore):
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """Delete nodes by id, by filter, or those that meet both; with neither, none."""
-        if node_ids is not None or filters is not None:
+        if node_ids is not None or filter_of(filters) is not None:
             self.client.delete(self._named(node_ids, filters))
 
     def clear(self) -> None:
@@ -116,14 +126,24 @@ class Qwen3VectorStore(BasePydanticVectorStore):
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Nodes by id, by filter, or those that meet both; with neither, all. Unknown ids are left out."""
         found = self.client.get(self._named(node_ids, filters))
-        return [_node(each.metadata, each.text) for each in found if each is not None]
+        return [node_of(each.metadata, each.text) for each in found if each is not None]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """The nodes that a query finds, best first: by vector, by words, hybrid, or diverse ones (`mmr`).
 
+        `node_ids` of a query are not a filter: an index fills them with its nodes that are no text.
+
+        Args:
+            query: LlamaIndex's query.
+            **kwargs: `mmr_threshold`, as an index passes it.
+
         Raises:
-            ValueError: A mode or an operator that the store does not have, or a query without what its mode needs.
+            ValueError: A mode, an operator or an argument that the store does not have, or a query without what its
+                mode needs.
         """
+        threshold = kwargs.pop("mmr_threshold", query.mmr_threshold)
+        if kwargs:
+            raise ValueError(f"unknown arguments {kwargs}; expected mmr_threshold only")
         mode = _mode(query)
         k = (query.hybrid_top_k or query.similarity_top_k) if mode == "hybrid" else query.similarity_top_k
         diverse = query.mode is VectorStoreQueryMode.MMR
@@ -135,19 +155,19 @@ class Qwen3VectorStore(BasePydanticVectorStore):
             filter=_filter(query),
         )
         if diverse and found:
-            found = self._spread(query, found, k)
+            found = self._spread(query, found, k, threshold)
         return VectorStoreQueryResult(
-            nodes=[_node(passage.metadata, passage.text) for passage, _ in found],
+            nodes=[node_of(passage.metadata, passage.text) for passage, _ in found],
             similarities=[score for _, score in found],
             ids=[passage.document_id for passage, _ in found],
         )
 
     def _spread(
-        self, query: VectorStoreQuery, found: list[tuple[Passage, float]], k: int
+        self, query: VectorStoreQuery, found: list[tuple[Passage, float]], k: int, threshold: float | None
     ) -> list[tuple[Passage, float]]:
         vectors = self._store.vectors([passage for passage, _ in found]).tolist()
         _, places = get_top_k_mmr_embeddings(
-            query.query_embedding or [], vectors, similarity_top_k=k, mmr_threshold=query.mmr_threshold
+            query.query_embedding or [], vectors, similarity_top_k=k, mmr_threshold=threshold
         )
         return [found[place] for place in places]
 
@@ -184,7 +204,7 @@ class Qwen3VectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """As `query`, in a thread."""
-        return await asyncio.to_thread(self.query, query)
+        return await asyncio.to_thread(self.query, query, **kwargs)
 
 
 def _embedder(embed_model: BaseEmbedding) -> EmbedderProtocol:
@@ -198,7 +218,7 @@ def _embedder(embed_model: BaseEmbedding) -> EmbedderProtocol:
     return WrappedEmbedder(
         f"llama-index:{embed_model.class_name()}",
         lambda texts: [embed_model.get_query_embedding(text) for text in texts],
-        embed_model.get_text_embedding_batch,
+        lambda texts: embed_model.get_text_embedding_batch(texts),
     )
 
 
@@ -212,7 +232,7 @@ def _mode(query: VectorStoreQuery) -> Mode:
     missing = [
         name
         for name, needed in (("query_embedding", mode != "lexical"), ("query_str", mode != "dense"))
-        if needed and not getattr(query, name)
+        if needed and getattr(query, name) is None
     ]
     if missing:
         raise ValueError(f"the query has no {' and no '.join(missing)}; expected them for mode {query.mode.value!r}")
@@ -220,26 +240,7 @@ def _mode(query: VectorStoreQuery) -> Mode:
 
 
 def _filter(query: VectorStoreQuery) -> dict[str, Any] | None:
-    """The store's filter for a query's filters, nodes and documents."""
-    parts = [filter_of(query.filters)]
-    for name, ids in (("node_id", query.node_ids), ("ref_doc_id", query.doc_ids)):
-        parts.append({name: {"$in": list(ids)}} if ids else None)  # an index without nodes of its own passes []
-    chosen = [part for part in parts if part]
+    """The store's filter for a query's filters and documents."""
+    of_documents = {"ref_doc_id": {"$in": list(query.doc_ids)}} if query.doc_ids else None
+    chosen = [part for part in (filter_of(query.filters), of_documents) if part is not None]
     return {"$and": chosen} if chosen else None
-
-
-def _document(node: BaseNode) -> Document:
-    """A node as a document; all of it but its text and vector is in the metadata, by which it can be filtered."""
-    Document("", node.node_id, metadata=node.metadata)  # raises for what would come back as something else
-    metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
-    # As an object it is not indexed for filters; as a text it would be.
-    metadata |= {CONTENT: json.loads(metadata[CONTENT]), "node_id": node.node_id}
-    return Document(node.get_content(metadata_mode=MetadataMode.NONE), node.node_id, metadata=metadata)
-
-
-def _node(metadata: Mapping[str, Any], text: str) -> BaseNode:
-    if CONTENT not in metadata:
-        raise ValueError(
-            f"the store holds documents that LlamaIndex did not write, such as {text[:60]!r}; expected none"
-        )
-    return metadata_dict_to_node({**metadata, CONTENT: json.dumps(metadata[CONTENT])}, text)

@@ -1,7 +1,11 @@
 """The reranker as a step of LangChain's chains: configuration of a call, traces, cancelled tasks, many callers."""
 
 import asyncio
+import contextvars
+import os
+import signal
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,18 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnablePassthrough
+from pydantic import ValidationError
 
 from fakes import LengthReranker
 from langchain_qwen3_rag import Qwen3Embeddings, Qwen3Rerank
 from qwen3_rag import Reranker
+from qwen3_rag.adapters.fields import _Shared
 
 DOCUMENTS = [Document(f"Tide {'and time ' * i}waits.", id=str(i)) for i in range(6)]
+
+
+def task() -> dict[str, Any]:
+    return {"query": "tides", "documents": DOCUMENTS}
 
 
 class Everything(BaseRetriever):
@@ -52,21 +62,26 @@ def test_rerank_is_a_step_of_a_chain(tiny_reranker: Path) -> None:
     expected = compressor.compress_documents(DOCUMENTS, "tides")
     assert chain.invoke("tides") == expected
     assert [d.id for d in chain.batch(["tides", "tides"])[1]] == [d.id for d in expected]
+    assert compressor.bind(top_n=1).invoke(task()) == expected[:1]
+    with pytest.raises(ValidationError, match="top_n"):
+        compressor.invoke(task(), top_n=0)
     with pytest.raises(ValueError, match="expected a dict with query and documents"):
         compressor.invoke({"question": "tides"})
+    for wrong in (["a text"], None):
+        with pytest.raises(ValueError, match="expected a list of Document"):
+            compressor.invoke({"query": "tides", "documents": wrong})
 
 
 def test_the_instruction_is_a_configurable_field_of_one_call_and_shares_the_weights(tiny_reranker: Path) -> None:
     compressor = Qwen3Rerank(model=str(tiny_reranker), dtype="float32", top_n=6)
     configurable = compressor.configurable_fields(instruction=ConfigurableField("instruction"))
-    task = {"query": "tides", "documents": DOCUMENTS}
-    by_code = configurable.invoke(task, {"configurable": {"instruction": "code-search"}})
+    by_code = configurable.invoke(task(), {"configurable": {"instruction": "code-search"}})
     expected = Reranker(str(tiny_reranker), dtype="float32").rank(
         "tides", [d.page_content for d in DOCUMENTS], instruction="code-search"
     )
     scores = [d.metadata["relevance_score"] for d in by_code]
     assert scores == pytest.approx([place.score for place in expected], abs=1e-5)
-    assert scores != [d.metadata["relevance_score"] for d in compressor.invoke(task)]
+    assert scores != [d.metadata["relevance_score"] for d in compressor.invoke(task())]
     changed = configurable.prepare({"configurable": {"instruction": "code-search"}})[0]
     assert isinstance(changed, Qwen3Rerank)
     assert changed.current_reranker() is compressor.current_reranker()
@@ -99,6 +114,30 @@ async def test_traces_show_the_step_with_its_model_under_its_caller() -> None:
     with pytest.raises(ValueError, match="query"):
         Qwen3Rerank(model="0.6b").compress_documents(DOCUMENTS, "", callbacks=[recorder])
     assert len(recorder.errors) == 1
+
+
+async def test_context_variables_reach_the_reranker() -> None:
+    seen = []
+
+    class Asking(LengthReranker):
+        def read(self, *arguments: Any, **options: Any) -> Any:
+            seen.append(variable.get())
+            return super().read(*arguments, **options)
+
+    variable = contextvars.ContextVar("variable", default=0)
+    variable.set(7)
+    await Qwen3Rerank(reranker=Asking()).ainvoke(task())
+    assert seen == [7]
+
+
+def test_a_lock_held_at_a_fork_does_not_stop_the_child(tiny_reranker: Path) -> None:
+    with _Shared.lock, warnings.catch_warnings(action="ignore"):  # Python 3.12 warns about threads at every fork
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            Qwen3Rerank(model=str(tiny_reranker))
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 async def test_a_cancelled_task_leaves_the_queue() -> None:
@@ -144,3 +183,10 @@ async def test_threads_and_tasks_on_one_model_give_the_serial_results(tiny_reran
             scores, wanted = ([d.metadata["relevance_score"] for d in each] for each in (documents, expected))
             assert scores == pytest.approx(wanted, abs=1e-5)
             assert vector == pytest.approx(expected_vector, abs=1e-5)
+
+
+def test_ties_keep_their_order_whatever_the_ids_and_metadata() -> None:
+    documents = [Document("same", id=name, metadata={"place": i}) for i, name in enumerate(["a", None, "a", "b"])]
+    kept = Qwen3Rerank(reranker=LengthReranker(), top_n=9).compress_documents(documents, "q")
+    assert [(d.id, d.metadata["place"]) for d in kept] == [("a", 0), (None, 1), ("a", 2), ("b", 3)]
+    assert Qwen3Rerank(reranker=LengthReranker()).compress_documents([], "q") == []

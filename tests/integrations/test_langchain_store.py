@@ -1,7 +1,9 @@
 """Embeddings, retriever and vector store for LangChain: what the published suites do not ask."""
 
 import copy
+import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.indexing import InMemoryRecordManager, aindex, index
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -17,6 +20,7 @@ from fakes import LengthReranker, WordEmbedder
 from langchain_qwen3_rag import Qwen3Embeddings, Qwen3Rerank, Qwen3Retriever, Qwen3VectorStore
 from qwen3_rag import Document as StoredDocument
 from qwen3_rag import Embedder, EmbedderMismatchError, Pipeline
+from qwen3_rag.adapters.fields import _Shared
 from qwen3_rag.errors import FilterError, InvalidArgumentError
 
 TEXTS = ["the moon pulls the sea", "yeast makes bread rise", "tides follow the moon and the sun"]
@@ -53,6 +57,25 @@ def test_embeddings_copy_pickle_and_change_as_components_do(tiny_embedder: Path)
         Qwen3Embeddings(model=str(tiny_embedder), embedder=WordEmbedder())
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         Qwen3Embeddings(modle="x")
+
+
+def test_models_are_shared_by_where_and_what_they_are_not_by_how_they_are_called(
+    tiny_embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(tiny_embedder, tmp_path / name / "model")
+    monkeypatch.chdir(tmp_path / "one")
+    first = Qwen3Embeddings(model="./model")
+    assert Qwen3Embeddings(model="./model").current_embedder() is first.current_embedder()
+    monkeypatch.chdir(tmp_path / "two")
+    second = Qwen3Embeddings(model="./model")
+    assert second.current_embedder() is not first.current_embedder()
+    assert Qwen3Embeddings(model="./model", device="cpu").current_embedder() is not second.current_embedder()
+    os.utime("model/model.safetensors", ns=(0, 2 * 10**18))
+    assert Qwen3Embeddings(model="./model").current_embedder() is not second.current_embedder(), "trained again"
+    before = len(_Shared.models)
+    del first, second
+    assert len(_Shared.models) < before, "weights that nobody uses are freed"
 
 
 def test_retriever_documents_carry_place_and_both_scores(tmp_path: Path) -> None:
@@ -111,7 +134,9 @@ def test_vector_store_searches_by_filter_and_mode_and_gives_cosines(store: Qwen3
     assert store.similarity_search("moon", k=9, filter={"year": {"$gte": 2020}})[0].id == "2"
     assert {d.id for d in store.similarity_search("moon", k=9, mode="lexical")} == {"0", "2"}
     assert store.similarity_search("moon", k=1, mode="hybrid")[0].id in "02"
-    assert all(0 <= score <= 1 for _, score in store.similarity_search_with_relevance_scores("bread", k=3))
+    relevance = dict(enumerate(score for _, score in store.similarity_search_with_relevance_scores(TEXTS[1], k=3)))
+    assert relevance[0] == pytest.approx(1, abs=1e-3)
+    assert relevance[0] > relevance[2] >= 0
     assert store.similarity_search_by_vector(store.embeddings.embed_query(TEXTS[1]), k=1)[0].id == "1"
 
 
@@ -148,7 +173,9 @@ def test_vector_store_keeps_documents_without_ids_metadata_or_text(store: Qwen3V
         ({"metadatas": [{"when": object()}]}, "is not JSON"),
         ({"metadatas": [{}, {}]}, "1 texts, 2 metadatas"),
         ({"ids": ["a", "b"]}, "1 metadatas, 2 ids"),
-        ({"batch_size": 3}, r"further arguments \['batch_size'\]"),
+        ({"metadatas": [None]}, "metadata of .* is None"),
+        ({"namespace": 3}, r"unknown arguments \{'namespace': 3\}"),
+        ({"ids": [""]}, "id is ''"),
         ({"ids": [3]}, "id is 3"),
     ],
 )
@@ -164,6 +191,80 @@ def test_what_a_vector_store_cannot_hold_is_an_error_and_nothing_is_written(
         store.similarity_search("moon", filter={"year": {"$near": 3}})
     with pytest.raises(InvalidArgumentError, match="k is 0"):
         store.similarity_search("moon", k=0)
+    with pytest.raises(InvalidArgumentError, match="unknown mode 'fast'"):
+        store.similarity_search("moon", mode="fast")
+    with pytest.raises(ValueError, match="vector 0 has the length 0"):
+        store.similarity_search_by_vector([0.0] * 32)
+
+
+def test_a_misspelt_argument_is_an_error_and_not_a_search_without_it(store: Qwen3VectorStore) -> None:
+    vector = store.embeddings.embed_query("moon")
+    for search in (
+        lambda: store.similarity_search("moon", filtr={}),
+        lambda: store.similarity_search_by_vector(vector, filtr={}),
+        lambda: store.max_marginal_relevance_search("moon", filtr={}),
+        lambda: store.max_marginal_relevance_search("moon", mode="lexical"),
+        lambda: store.delete(filtr={}),
+    ):
+        with pytest.raises(ValueError, match="unknown arguments"):
+            search()
+    with pytest.raises(ValueError, match="only cosines are relevance scores"):
+        store.similarity_search_with_relevance_scores("moon", mode="lexical")
+
+
+async def test_vector_store_is_kept_in_step_by_langchains_indexing_api(store: Qwen3VectorStore) -> None:
+    records = InMemoryRecordManager("test")
+    records.create_schema()
+    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    documents = [Document(text, metadata={"source": f"{i}.txt"}) for i, text in enumerate(TEXTS)]
+    store.delete()
+    assert index(documents, records, store, **options)["num_added"] == 3
+    assert (await aindex(documents, records, store, **options))["num_skipped"] == 3
+    assert index(documents[:2], records, store, **options)["num_deleted"] == 1
+    assert len(store.pipeline) == 2
+
+
+async def test_vector_store_uses_the_embeddings_own_async_methods(tmp_path: Path) -> None:
+    class Recording(Unscaled):
+        def embed_query(self, text: str) -> list[float]:
+            calls.append("query")
+            return super().embed_query(text)
+
+        async def aembed_query(self, text: str) -> list[float]:
+            calls.append("async query")
+            return super().embed_query(text)
+
+        async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+            calls.append("async documents")
+            return super().embed_documents(texts)
+
+    calls: list[str] = []
+    store = Qwen3VectorStore(tmp_path / "store", Recording(size=8))
+    calls.clear()
+    await store.aadd_texts(["a", "b"], ids=["a", "b"])
+    assert [d.id for d in await store.asimilarity_search("a", k=1)] == ["a"]
+    assert len(await store.amax_marginal_relevance_search("a", k=2)) == 2
+    assert calls == ["async documents", "async query", "async query"]
+    store.close()
+
+
+def test_retriever_over_a_vector_store_reranks_and_keeps_the_documents_own_place(tmp_path: Path) -> None:
+    store = Qwen3VectorStore(tmp_path / "store", Qwen3Embeddings(embedder=WordEmbedder()), LengthReranker())
+    store.add_texts(["the moon"], [{"start_index": 1200, "document_id": "book"}], ids=["c7"])
+    (document,) = Qwen3Retriever(pipeline=store.pipeline).invoke("moon")
+    own = {name: document.metadata[name] for name in ("document_id", "start_index", "end_index")}
+    assert own == {"document_id": "book", "start_index": 1200, "end_index": 1208}
+    assert document.metadata["relevance_score"] is not None
+    (plain,) = Qwen3Retriever(pipeline=store.pipeline, scores=False).invoke("moon")
+    assert not {"relevance_score", "retrieval_score"} & plain.metadata.keys()
+    store.close()
+
+
+def test_a_failed_assignment_leaves_a_retriever_as_it_was(store: Qwen3VectorStore) -> None:
+    retriever = Qwen3Retriever(pipeline=store.pipeline)
+    with pytest.raises(ValidationError, match="unknown argument of a search 'modle'"):
+        retriever.search_kwargs = {"modle": 1}
+    assert len(retriever.invoke("moon")) == 3
 
 
 class Unscaled(DeterministicFakeEmbedding):
@@ -194,11 +295,14 @@ class Broken(Embeddings):
 
 
 def test_vectors_of_zero_and_things_that_embed_nothing_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"vector 0 has the length 0\.0"):
+    with pytest.raises(ValueError, match=r"vector 0 has the length 0\.0"):
         Qwen3VectorStore(tmp_path / "store", Broken())
     assert not (tmp_path / "store").exists()
     with pytest.raises(ValueError, match="embedding is 'words'"):
         Qwen3VectorStore(tmp_path / "store", "words")
+    with pytest.raises(ValueError, match="not JSON"):
+        Qwen3VectorStore.from_texts(["a"], Unscaled(size=8), [{"a": object()}], path=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
     with pytest.raises(ValueError, match="path is None"):
         Qwen3VectorStore.from_texts(["a"], DeterministicFakeEmbedding(size=8))
 

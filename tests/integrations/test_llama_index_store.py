@@ -102,6 +102,7 @@ def test_copies_of_an_embedding_share_its_weights(duplicate: Callable[[Any], Any
         ({"model": "nope"}, "unknown embedder 'nope'"),
         ({"model": "demo", "embedder": WordEmbedder()}, "model set together with embedder"),
         ({"embedder": 3}, "without dimensions"),
+        ({"embedder": {"modle": "x"}}, r"the description is \{'modle': 'x'\}"),
         ({"embed_batch_size": 0}, "greater than 0"),
     ],
 )
@@ -121,7 +122,9 @@ def test_retriever_nodes_carry_place_and_both_scores_in_a_query_engine(tmp_path:
         assert (node.score, node.node_id, node.text) == (hit.score, "tides#0", hit.text)
         assert (node.node.start_char_idx, node.node.end_char_idx, node.node.ref_doc_id) == (0, 23, "tides")
         assert (node.metadata["title"], node.metadata["year"]) == ("Tides", 2020)
-        assert node.metadata["retrieval_score"] == hit.retrieval_score
+        assert not {"retrieval_score", "relevance_score"} & node.metadata.keys(), "nodes of several queries stay equal"
+        kept = Qwen3Retriever(pipeline, keep_retrieval_score=True).retrieve("moon")[0]
+        assert kept.metadata["retrieval_score"] == hit.retrieval_score
         assert "start_index" not in node.node.get_content("llm")
         assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 1
         unranked = Qwen3Retriever(pipeline, search_kwargs={"rerank": False}).retrieve("moon")
@@ -132,8 +135,9 @@ async def test_retriever_takes_filters_of_both_languages(store: Qwen3VectorStore
     newest = MetadataFilters(filters=[MetadataFilter(key="year", value=2021)])
     for filters in (newest, {"year": 2021}):
         retriever = Qwen3Retriever(store.client, 2, filters)
-        assert [node.node_id for node in retriever.retrieve("moon")] == ["2#0"]
-        assert [node.node_id for node in await retriever.aretrieve("moon")] == ["2#0"]
+        (node,) = retriever.retrieve("moon")
+        assert node.node.model_copy(update={"embedding": None}) == nodes()[2].model_copy(update={"embedding": None})
+        assert [node.node_id for node in await retriever.aretrieve("moon")] == ["2"]
     with pytest.raises(InvalidArgumentError, match="top_k is 0"):
         Qwen3Retriever(store.client, 0)
     with pytest.raises(InvalidArgumentError, match="unknown argument of a search 'modle'"):
@@ -169,6 +173,8 @@ FILTERS = [
     MetadataFilter(key="tags", value="b", operator=FilterOperator.CONTAINS),
     MetadataFilter(key="tags", value=["b", "z"], operator=FilterOperator.ANY),
     MetadataFilter(key="tags", value=["a", "b"], operator=FilterOperator.ALL),
+    MetadataFilter(key="tags", value=[], operator=FilterOperator.ANY),
+    MetadataFilter(key="tags", value=[], operator=FilterOperator.ALL),
     MetadataFilter(key="kind", value=None, operator=FilterOperator.IS_EMPTY),
     MetadataFilter(key="nowhere", value=None, operator=FilterOperator.IS_EMPTY),
 ]  # fmt: skip
@@ -202,13 +208,22 @@ def test_vector_store_queries_by_mode_node_and_document(store: Qwen3VectorStore)
         assert set(store.query(VectorStoreQuery(None, 3, query_str="moon", mode=mode)).ids or []) == {"0", "2"}
     assert found(store, "moon", 2, mode=VectorStoreQueryMode.HYBRID)[0] in "02"
     assert len(found(store, "moon", 1, mode=VectorStoreQueryMode.HYBRID, hybrid_top_k=2)) == 2
-    assert found(store, "moon", node_ids=["1"]) == ["1"]
     assert set(found(store, "moon", doc_ids=["document 0"])) == {"0", "1"}
     twin = TextNode(id_="twin", text=TEXTS[0] + " .", embedding=node_vector(TEXTS[0] + " ."))
     store.add([twin])
     assert set(found(store, TEXTS[0], 2)) == {"0", "twin"}
     spread = found(store, TEXTS[0], 2, mode=VectorStoreQueryMode.MMR, mmr_threshold=0.1)
     assert len({"0", "twin"} & set(spread)) == 1
+    index = VectorStoreIndex.from_vector_store(store, embed_model=WORDS)
+
+    def diverse(threshold: float) -> set[str]:
+        options = {"vector_store_query_mode": "mmr", "vector_store_kwargs": {"mmr_threshold": threshold}}
+        return {n.node_id for n in index.as_retriever(similarity_top_k=2, **options).retrieve(TEXTS[0])}
+
+    assert diverse(1.0) == {"0", "twin"}
+    assert diverse(0.1) == set(spread)
+    with pytest.raises(ValueError, match=r"unknown arguments \{'thresh': 1\}"):
+        store.query(VectorStoreQuery(node_vector("moon"), 2), thresh=1)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +249,7 @@ async def test_vector_store_deletes_by_document_node_filter_and_all(store: Qwen3
     await store.adelete("document 1")
     assert {node.node_id for node in await store.aget_nodes()} == {"0", "1"}
     store.delete_nodes()
+    store.delete_nodes(filters=MetadataFilters(filters=[]))
     await store.adelete_nodes(["0", "unknown"])
     assert [node.node_id for node in store.get_nodes()] == ["1"]
     await store.async_add(nodes())
@@ -280,6 +296,34 @@ def test_nodes_of_others_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"documents that LlamaIndex did not write, such as 'The moon\.'"):
         found(store, "moon")
     store.close()
+
+
+def test_an_index_with_links_finds_its_texts_too(tmp_path: Path) -> None:
+    store = Qwen3VectorStore(tmp_path / "store", WORDS)
+    mixed = [TextNode(text="the moon pulls", id_="text"), IndexNode(text="the moon far", index_id="z", id_="link")]
+    index = VectorStoreIndex(mixed, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=WORDS)
+    assert {node.node_id for node in index.as_retriever(similarity_top_k=5).retrieve("moon")} == {"text", "link"}
+    store.close()
+
+
+def test_copies_and_pickles_of_a_vector_store_open_it_again_and_leave_it_whole(tmp_path: Path) -> None:
+    store = Qwen3VectorStore(tmp_path / "store", Unpicklable(embed_dim=4))
+    store.add([TextNode(text="x", id_="x", embedding=[1.0, 0.0, 0.0, 0.0])])
+    with pytest.raises(
+        TypeError, match=r"embed_model of Qwen3VectorStore is .* expected something that can be pickled"
+    ):
+        pickle.dumps(store)
+    assert [node.node_id for node in store.get_nodes()] == ["x"]
+    store.close()
+    store = Qwen3VectorStore(tmp_path / "other", MockEmbedding(embed_dim=4))
+    store.add([TextNode(text="x", id_="x", embedding=[1.0, 0.0, 0.0, 0.0])])
+    for other in (pickled(store), copy.deepcopy(store), copy.copy(store)):
+        assert [node.node_id for node in other.get_nodes()] == ["x"]
+
+
+class Unpicklable(MockEmbedding):
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("cannot be pickled")
 
 
 @pytest.mark.parametrize("use_async", [False, True])

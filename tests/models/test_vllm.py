@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT, save_model
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
 from qwen3_rag.models.verification import PAIRS
+from qwen3_rag.training.models import Lora, TrainedReranker
 
 PYTHON = ROOT / ".peers/bin/python"
 peers = pytest.mark.skipif(
@@ -207,6 +209,16 @@ def test_wrongly_started_servers_are_errors(embed_url: str, embedder_folder: Pat
         Embedder(str(embedder_folder), runtime=embed_url).encode_query("q")
 
 
+def merged(base: Path, out: Path) -> Path:
+    """A base with an adapter of random weights added, as fine-tuning leaves it."""
+    trained = TrainedReranker(base, Lora(4), "cpu", "float32", 1)
+    for name, weights in trained.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.05)
+    trained.save(out)
+    return out / "merged"
+
+
 @pytest.fixture(scope="module")
 def in_process(
     embedder_folder: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str
@@ -215,6 +227,7 @@ def in_process(
     job: dict[str, Any] = {"pairs": PAIRS, "out": str(folder / "out.json"), "embedder": str(embedder_folder)}
     for kind in ("causal", "classifier"):
         job[kind] = str(save_model(folder / kind, kind, spread=2.0, tokenizer=tokenizer_json, head_dim=32))
+    job["merged"] = str(merged(Path(job["causal"]), folder / "tuned"))
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
     log = folder / "log"
     with log.open("wb") as out:
@@ -230,7 +243,7 @@ def in_process(
 
 
 @peers
-@pytest.mark.parametrize("kind", ["causal", "classifier"])
+@pytest.mark.parametrize("kind", ["causal", "classifier", "merged"])
 def test_in_process_the_log_odds_are_the_native_ones(in_process: tuple[Any, Any], kind: str) -> None:
     job, results = in_process
     native = Reranker(job[kind], dtype="float32", max_length=400)
@@ -244,6 +257,12 @@ def test_in_process_the_log_odds_are_the_native_ones(in_process: tuple[Any, Any]
     runs_on = {"device": "cpu", "dtype": "float32", "attention": "vllm"}
     assert results[f"{kind} more"] == [truncated, len(PAIRS), runs_on]
     assert results[f"{kind} cancelled"] == ["cancelled", 0]
+
+
+@peers
+def test_in_process_merged_weights_score_other_than_their_base(in_process: tuple[Any, Any]) -> None:
+    results = in_process[1]
+    assert np.abs(np.subtract(results["merged"], results["causal"])).max() > 0.1
 
 
 @peers

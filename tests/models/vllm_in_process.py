@@ -1,6 +1,6 @@
 """Run in the environment of `make peers`: score and embed with `runtime="vllm"`, and write the results as JSON.
 
-python vllm_in_process.py JOB.json      {"causal", "classifier", "embedder": folders; "pairs", "out"}
+python vllm_in_process.py JOB.json      {"causal", "classifier", "merged", "embedder": folders; "pairs", "out"}
 """
 
 import json
@@ -31,7 +31,7 @@ def main(job: dict[str, object]) -> dict[str, object]:
     results: dict[str, object] = {}
     results["unknown option"] = refused(job["causal"], results, tensor_paralel_size=2)
     results["own option"] = refused(job["causal"], results, trust_remote_code=True)
-    for kind in ("causal", "classifier"):
+    for kind in ("causal", "classifier", "merged"):
         reranker = Reranker(
             job[kind], runtime="vllm", dtype="float32", max_length=MAX_LENGTH, runtime_options=options()
         )

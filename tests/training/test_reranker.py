@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from conftest import save_model
 from fakes import WordEmbedder
-from qwen3_rag import Document, InvalidArgumentError, Pipeline, Reranker, TrainingError
+from qwen3_rag import Document, InvalidArgumentError, MissingDependencyError, Pipeline, Reranker, TrainingError
 from qwen3_rag.cli import app
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.checkpoints.formats import RerankFormat
@@ -324,3 +324,19 @@ def test_the_command_trains_says_whether_it_helped_and_merges(base: Path, tmp_pa
     )
     assert merged.exit_code == 0, merged.output
     assert Reranker(str(tmp_path / "merged"), dtype="float32").log_odds("tide", ["moon"]).shape == (1,)
+
+
+def test_several_processes_a_second_gpu_and_a_missing_extra_are_errors(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("qwen3_rag.training.models.choose_device", torch.device)  # as if there were two
+        with pytest.raises(TrainingError, match="device is cuda:1; expected the first: set CUDA_VISIBLE_DEVICES=1"):
+            TrainedReranker(base, None, "cuda:1", "float32", 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="WORLD_SIZE is 2; expected one process"):
+        train_reranker(lists_of(20), tmp_path / "out", model=str(base))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"qwen3-rag\[train\]"):
+        train_reranker(lists_of(20), tmp_path / "out", model=str(base))
+    assert not (tmp_path / "out").exists()

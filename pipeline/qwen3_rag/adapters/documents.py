@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.adapters.wrapped import unit_rows
-from qwen3_rag.arguments import as_path, at_least
+from qwen3_rag.adapters.wrapped import Vectors, unit_rows
+from qwen3_rag.arguments import as_path, at_least, one_of
 from qwen3_rag.errors import InvalidArgumentError
-from qwen3_rag.index.retriever import Mode
+from qwen3_rag.index.retriever import MODES, Mode
 from qwen3_rag.index.store import Passage, Store
-from qwen3_rag.models.protocols import EmbedderProtocol
+from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol
 from qwen3_rag.pipeline import Pipeline
 from qwen3_rag.records import Document
 
@@ -27,35 +27,36 @@ class WholeDocuments:
     Args:
         path: Its folder; a store is created if there is none.
         embedder: The embedder of documents and queries.
+        reranker: The second stage of `pipeline`; None is the store's, or none in a new store.
 
     Raises:
         EmbedderMismatchError: Another embedder computed the store's vectors.
     """
 
-    def __init__(self, path: str | Path, embedder: EmbedderProtocol) -> None:
+    def __init__(
+        self, path: str | Path, embedder: EmbedderProtocol, reranker: RerankerProtocol | str | None = None
+    ) -> None:
         folder = as_path(path, "path")
         if Store.exists(folder):
-            self.pipeline = Pipeline.open(folder, embedder)
+            self.pipeline = Pipeline.open(folder, embedder, reranker)
         else:
             chunk = min(CHUNK, embedder.longest - 16)
             self.pipeline = Pipeline.create(
-                folder, embedder, None, titles=False, chunk_tokens=chunk, chunk_overlap=min(50, chunk // 2)
+                folder, embedder, reranker, titles=False, chunk_tokens=chunk, chunk_overlap=min(50, chunk // 2)
             )
 
-    def add(self, documents: Sequence[Document], vectors: NDArray[Any] | None = None) -> None:
+    def add(self, documents: Sequence[Document], vectors: Vectors) -> None:
         """Write documents in one commit, replacing those with the same ids.
 
         Args:
             documents: The documents.
-            vectors: Their vectors (n, dimensions), of any length; None embeds the texts.
+            vectors: Their vectors (n, dimensions), of any length.
 
         Raises:
             InvalidArgumentError: A repeated id, or vectors that do not fit; nothing is written.
         """
         if not documents:
             return
-        if vectors is None:
-            vectors = self.pipeline.embedder.encode_document([document.text for document in documents])
         self.pipeline.add(documents, vectors=unit_rows(vectors))
 
     def nearest(
@@ -77,6 +78,7 @@ class WholeDocuments:
             filter: Metadata filter, applied before the cut.
         """
         at_least(k, 1, "k")
+        one_of(mode, MODES, "mode")
         row = None if vector is None else unit_rows([vector])[0]
         if row is not None and len(row) != self.pipeline.store.dimensions:
             raise InvalidArgumentError(

@@ -6,17 +6,19 @@ Needs pydantic, which both frameworks install.
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from qwen3_rag.forking import forget_in_child
 from qwen3_rag.models.cascade import adaptive, named_reranker
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol, check_model
 
-__all__ = ["CONFIG", "EmbedderFields", "ModelFields", "RerankerFields"]
+__all__ = ["CONFIG", "Checked", "EmbedderFields", "ModelFields", "RerankerFields"]
 
 CONFIG = ConfigDict(
     arbitrary_types_allowed=True,
@@ -24,13 +26,39 @@ CONFIG = ConfigDict(
     validate_assignment=True,
     protected_namespaces=("pydantic_model_",),
 )
-# Shared by all objects, because a lock can neither be copied nor pickled; weights are not loaded under it.
-_building = threading.Lock()
-# Components whose fields say the same share a model, and so its weights and batches: frameworks copy components freely.
-_models: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
-class ModelFields(BaseModel):
+class _Shared:
+    """Models in use, by kind and arguments: components whose fields say the same share weights and batches.
+
+    Frameworks copy components freely, so this is not a field: a lock can neither be copied nor pickled.
+    """
+
+    lock = threading.Lock()  # weights are not loaded under it
+    models: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.lock = threading.Lock()
+
+
+forget_in_child(_Shared.after_fork)
+
+
+class Checked(BaseModel):
+    """A component whose fields are checked when they are assigned; a failed assignment leaves it unchanged."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = dict(self.__dict__)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError:
+            # pydantic keeps a value that a model validator rejected.
+            self.__dict__.update(before)
+            raise
+
+
+class ModelFields(Checked):
     """The fields that describe a model, and the model they describe.
 
     Assigning a field or `model_copy(update=...)` takes effect at the next use, which loads another model if necessary.
@@ -65,15 +93,6 @@ class ModelFields(BaseModel):
         self.current_model()
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        before = dict(self.__dict__)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError:
-            # pydantic keeps a value that a model validator rejected.
-            self.__dict__.update(before)
-            raise
-
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         duplicate = super().__deepcopy__(memo)
         duplicate._built = None  # found again among the models in use
@@ -96,7 +115,7 @@ class ModelFields(BaseModel):
                 )
             self._built = None
             return ready
-        with _building:
+        with _Shared.lock:
             if self._built is None or self._built[0] != settings:
                 self._built = copy.deepcopy(settings), self._shared(changed)
             return self._built[1]
@@ -104,18 +123,25 @@ class ModelFields(BaseModel):
     def _shared(self, changed: dict[str, Any]) -> Any:
         """The model of these settings that is in use already, or a new one."""
         arguments = changed | {"model": self.model or self.default_model}
+        model = type(self).make(**arguments)
+        described = model.describe()  # with absolute paths; it leaves out arguments such as the device
         try:
-            key = self.ready_field + json.dumps(arguments, sort_keys=True)
+            key = json.dumps([self.ready_field, arguments, described, _changed(described)], sort_keys=True)
         except TypeError:  # an option that is no JSON may be a different object of the same look
-            return type(self).make(**arguments)
-        model = _models.get(key)
-        if model is None:
-            model = _models[key] = type(self).make(**arguments)
-        return model
+            return model
+        return _Shared.models.setdefault(key, model)
 
     @classmethod
     def _default(cls, name: str) -> Any:
         return cls.model_fields[name].get_default(call_default_factory=True)
+
+
+def _changed(described: Mapping[str, Any]) -> list[int]:
+    """When the files of the described local models changed last, in nanoseconds."""
+    folders = [Path(str(stage.get("model"))) for stage, _ in described.get("stages", [(described, 0)])]
+    return [
+        max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) for folder in folders if folder.is_dir()
+    ]
 
 
 class RerankerFields(ModelFields):
@@ -163,6 +189,10 @@ class EmbedderFields(ModelFields):
         """The embedder that the current fields describe; weights load at first use."""
         embedder: EmbedderProtocol = self.current_model()
         return embedder
+
+    def embedder_name(self) -> str:
+        """The embedder's name, for traces."""
+        return str(self.current_embedder().describe().get("model"))
 
     def query_vectors(self, texts: list[str]) -> list[list[float]]:
         """Vectors of queries, with the instruction."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import ModelError
+from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["WrappedEmbedder", "unit_rows"]
+__all__ = ["Vectors", "WrappedEmbedder", "unit_rows"]
 
 Vectors = Sequence[Sequence[float]] | NDArray[Any]
 # Chinese, Japanese and Korean are written without blanks, so there a character counts as a word.
@@ -67,13 +67,13 @@ def unit_rows(vectors: Vectors) -> NDArray[np.float32]:
     """Vectors (n, dimensions) scaled to length 1.
 
     Raises:
-        ModelError: One is zero or not finite.
+        InvalidArgumentError: One is zero or not finite.
     """
     rows = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not (np.isfinite(norms).all() and (norms > 0).all()):
         place = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
-        raise ModelError(
+        raise InvalidArgumentError(
             f"vector {place} has the length {float(norms.ravel()[place])}; expected finite values, not all zero"
         )
     scaled: NDArray[np.float32] = rows / norms

@@ -16,15 +16,20 @@ MEASURES = ("nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100")
 MAIN = "nDCG@10"
 
 
-def check_installed(*more: str) -> None:
-    """Check that the extra `eval` is there before hours of work need it.
+def check_installed(*more: str, purpose: str = "evaluation", extra: str = "eval") -> None:
+    """Check that an extra is there before hours of work need it.
+
+    Args:
+        more: Packages that the extra has besides those of `eval`.
+        purpose: What needs them, for the error.
+        extra: Name of the extra, for the error.
 
     Raises:
         MissingDependencyError: One of its packages is missing.
     """
-    for package in ("ir_measures", "scipy", "matplotlib", *more):
+    for package in (*more, "ir_measures", "scipy", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(package, "evaluation", "pip install 'qwen3-rag[eval]'")
+            raise MissingDependencyError(package, purpose, f"pip install 'qwen3-rag[{extra}]'")
 
 
 def _measures() -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Runs blocking calls from async code in a dedicated thread pool, large enough to fill the model's batches."""
 
 import asyncio
+import contextvars
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +36,9 @@ async def in_thread(call: Callable[..., Result], *arguments: Any, **options: Any
         options: Keyword arguments of `call`; a `cancel` among them is used in place of a new event.
     """
     cancel = check_cancel(options.pop("cancel", None)) or threading.Event()
-    future = asyncio.get_running_loop().run_in_executor(_pool(), lambda: call(*arguments, cancel=cancel, **options))
+    context = contextvars.copy_context()
+    work = functools.partial(context.run, call, *arguments, cancel=cancel, **options)
+    future = asyncio.get_running_loop().run_in_executor(_pool(), work)
     try:
         return await future
     except asyncio.CancelledError:

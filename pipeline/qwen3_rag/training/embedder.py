@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from qwen3_rag.arguments import as_path
 from qwen3_rag.errors import InvalidArgumentError, TrainingError
-from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed, mean
+from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, mean
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.checkpoints.formats import EmbedFormat
 from qwen3_rag.models.checkpoints.sources import resolve
@@ -42,7 +42,6 @@ def train_embedder(
     The figures are those of exact search for the test queries among the documents of all lists. Arguments, results and
     errors are those of `train_reranker`; the instruction is that of the queries.
     """
-    check_installed()
     chosen = settings or EmbedderSettings()
     folder = as_path(out, "out")
     base = resolve("embedder", model, None, "huggingface").folder()

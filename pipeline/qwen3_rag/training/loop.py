@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from qwen3_rag.errors import TrainingError
+from qwen3_rag.evaluation.figures import check_installed
 from qwen3_rag.progress import progress
 from qwen3_rag.training.settings import Settings
 
@@ -47,6 +49,8 @@ class Loop(Trainer):
         report: Callable[[int], None],
     ) -> None:
         self.loss_of, self.score = loss_of, score
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # `loss_of` computes on one GPU; the trainer would multiply the batch by their number
         super().__init__(
             model=model,
             args=arguments,
@@ -94,11 +98,15 @@ class _Steps(TrainerCallback):
 
 
 def begin(folder: Path, settings: Settings, **facts: Any) -> None:
-    """Note what the folder's run is, or check that it is the same run.
+    """Check that the run can begin; note what it is, or check that it is the one that the folder holds.
 
     Raises:
-        TrainingError: The folder holds a finished run, or one with other settings.
+        TrainingError: The folder holds a finished run, or one with other settings; or several processes were started.
+        MissingDependencyError: The extra `train` is not installed.
     """
+    check_installed("peft", purpose="training", extra="train")
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise TrainingError(f"WORLD_SIZE is {processes}; expected one process: a run uses one GPU")
     file, described = folder / "settings.json", json.loads(json.dumps(facts | asdict(settings)))
     if (folder / "report.json").exists():
         raise TrainingError(f"{folder} holds a finished run; expected a new folder")

@@ -137,6 +137,8 @@ def _loaded(
     folder: Path, head: Head, lora: Lora | None, device: torch.device, dtype: str, seed: int
 ) -> tuple[Any, str]:
     """A model with its adapter, or with all weights to be trained; and the type of the weights."""
+    if device.index:
+        raise TrainingError(f"device is {device}; expected the first: set CUDA_VISIBLE_DEVICES={device.index}")
     kind = choose_dtype(dtype, device) if lora else torch.float32
     base = load_model(folder, head, kind, "sdpa").to(device)
     if device.type == "cuda":

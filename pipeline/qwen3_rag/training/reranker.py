@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qwen3_rag.arguments import as_path
 from qwen3_rag.errors import TrainingError
-from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, check_installed, mean
+from qwen3_rag.evaluation.figures import MAIN, ByQuery, by_query, mean
 from qwen3_rag.evaluation.judged import Judged
 from qwen3_rag.models.cascade import takes_instructions
 from qwen3_rag.models.checkpoints.formats import Encoded, RerankFormat
@@ -65,7 +65,6 @@ def train_reranker(
         TrainingError: The data cannot be used, the loss is NaN, the model collapsed, or `out` holds another run.
         MissingDependencyError: The extra `train` is not installed.
     """
-    check_installed()
     chosen = settings or TrainingSettings()
     folder = as_path(out, "out")
     base = resolve("reranker", model, None, "huggingface").folder()
