@@ -136,18 +136,111 @@ def test_settings_come_from_flags_then_the_environment_then_a_file(store: Path, 
     lines = run("config", "--json", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout.splitlines()
     values = {(row["command"], row["option"]): (row["value"], row["from"]) for row in map(json.loads, lines)}
     assert values["search", "top_k"] == (1, "QWEN3_RAG_SEARCH_TOP_K")
-    assert values["search", "mode"] == ("lexical", "qwen3-rag.toml")
+    assert values["search", "mode"] == ("lexical", str(tmp_path / "qwen3-rag.toml"))
     assert values["search", "blend"] == (0.0, "default")
     assert "QWEN3_RAG_SEARCH_TOP_K" in run("config", cwd=tmp_path, QWEN3_RAG_SEARCH_TOP_K="1").stdout
     for said, message in (
-        ("[serch]", "no command 'serch'"),
+        ("[serch]", "no command 'serch' (nearest: 'search')"),
         ("x = 1", "'x' is an option of no command"),
         ("=", "TOML"),
     ):
         (tmp_path / "bad.toml").write_text(said)
         assert message in run("--config", tmp_path / "bad.toml", "config", code=2).stderr
     (tmp_path / "bad.toml").write_text("[search]\ntopk = 1")
-    assert "[search] has no option 'topk'" in run("--config", tmp_path / "bad.toml", "config", code=2).stderr
+    assert "has no option 'topk' (nearest: 'top_k')" in run("--config", tmp_path / "bad.toml", "config", code=2).stderr
+    done = run("config", code=2, QWEN3_RAG_SEARCH_TOPK="1")
+    assert "variable QWEN3_RAG_SEARCH_TOPK is no option (nearest: 'QWEN3_RAG_SEARCH_TOP_K')" in done.stderr
+
+
+def test_a_file_of_settings_is_found_in_a_folder_above_and_its_paths_count_from_there(
+    tmp_path: Path, tiny_embedder: Path
+) -> None:
+    (tmp_path / "qwen3-rag.toml").write_text(
+        f'[sync]\nstore = "kept/store"\nembedder = "{tiny_embedder}"\nreranker = "none"\n'
+    )
+    (below := tmp_path / "docs" / "deep").mkdir(parents=True)
+    (below / "a.txt").write_text("A text.")
+    assert "1 documents written" in run("sync", ".", cwd=below).stdout
+    assert (tmp_path / "kept" / "store").is_dir()
+    (below / "qwen3-rag.toml").write_text("")
+    assert "Missing option '--store'" in run("sync", ".", cwd=below, code=2).stderr
+
+
+@pytest.fixture
+def synced(tmp_path: Path, tiny_embedder: Path) -> tuple[Path, Path]:
+    (folder := tmp_path / "docs").mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"Text number {number}.")
+    run("sync", folder, "--store", tmp_path / "store", "--embedder", tiny_embedder, "--reranker", "none")
+    return folder, tmp_path / "store"
+
+
+def test_a_sync_that_would_remove_most_removes_nothing_unless_it_is_forced(synced: tuple[Path, Path]) -> None:
+    folder, store = synced
+    for number in range(2):
+        (folder / f"{number}.txt").unlink()
+    done = run("sync", folder, "--store", store, code=3)
+    assert "2 files gone whose documents stay" in done.stdout
+    assert "2 of 3 files read from it are gone" in done.stderr
+    assert json.loads(run("sync", folder, "--store", store, "--dry-run", "--json").stdout)["withheld"] == 2
+    assert "2 removed" in run("sync", folder, "--store", store, "--force").stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal as POSIX has it")
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 1), ("n", 3, 3)])
+def test_at_a_terminal_it_asks_first(synced: tuple[Path, Path], answer: str, code: int, left: int) -> None:
+    folder, store = synced
+    for number in range(2):
+        (folder / f"{number}.txt").unlink()
+    master, terminal = os.openpty()
+    command = [sys.executable, "-c", "from qwen3_rag.cli import main; main()", "sync", folder, "--store", store]
+    process = subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.write(master, f"{answer}\n".encode())
+    _, said = process.communicate(timeout=120)
+    os.close(master)
+    os.close(terminal)
+    assert "2 files are gone. Remove their documents?" in said
+    assert (process.returncode, f"documents: {left}" in run("info", store).stdout) == (code, True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_sigterm_ends_watching_cleanly(synced: tuple[Path, Path]) -> None:
+    folder, store = synced
+    command = [
+        sys.executable,
+        "-c",
+        "from qwen3_rag.cli import main; main()",
+        "sync",
+        folder,
+        "--store",
+        store,
+        "--watch",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "3 unchanged" in process.stdout.readline()
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (0, False)
+    assert "everything is as it was written" in run("verify", store).stdout
+
+
+def test_status_and_describe_show_what_is_known_of_files(synced: tuple[Path, Path]) -> None:
+    folder, store = synced
+    (folder / "bad.txt").write_bytes(b"text\x00")
+    run("sync", folder, "--store", store)
+    shown = run("status", store).stdout
+    assert "3 documents in 3 passages, from 4 files" in shown
+    assert f"unreadable {folder / 'bad.txt'}: .txt by its name" in shown
+    assert list(json.loads(run("status", store, "--json").stdout)["unreadable"]) == [str(folder / "bad.txt")]
+    run("describe", store, "docs", "numbered texts", cwd=folder.parent)
+    assert run("describe", store).stdout == f"{folder}  numbered texts\n"
+    assert "numbered texts" in run("search", store, "text", "--no-rerank").stdout
+    (hit, *_) = map(json.loads, run("search", store, "text", "--no-rerank", "--json").stdout.splitlines())
+    assert hit["context"] == ["numbered texts"]
+    run("describe", store, folder, "--remove")
+    assert run("describe", store).stdout == ""
+    assert "expected both" in run("describe", store, folder, code=2).stderr
 
 
 def test_a_pipe_that_closes_early_is_no_error(store: Path) -> None:

@@ -12,7 +12,7 @@ from conftest import ROOT
 LAYERS = [
     ["errors"],
     ["arguments", "forking", "progress", "prompts", "resources"],
-    ["excerpts", "records", "scores", "settings"],
+    ["descriptions", "excerpts", "records", "scores", "settings"],
     ["calibration"],
     ["models.checkpoints"],
     ["models.engine"],

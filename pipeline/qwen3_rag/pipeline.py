@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qwen3_rag.arguments import as_path, check_cancel, check_ids, check_query, text_list
 from qwen3_rag.calibration import calibrations_of
+from qwen3_rag.descriptions import DESCRIPTIONS, described
 from qwen3_rag.errors import (
     IndexCorruptedError,
     InvalidArgumentError,
@@ -26,6 +27,7 @@ from qwen3_rag.index.store import Store
 from qwen3_rag.index.upkeep import Upkeep
 from qwen3_rag.ingest.folders import Folders, Paths
 from qwen3_rag.ingest.indexer import add_documents, add_with_vectors, as_documents
+from qwen3_rag.ingest.recutting import RECUT, Recutting
 from qwen3_rag.ingest.reembedding import Reembedding
 from qwen3_rag.ingest.walking import Selection
 from qwen3_rag.models.base import NamedModel
@@ -45,9 +47,10 @@ __all__ = ["Pipeline"]
 
 VERIFY_TRIES = 20
 REEMBEDS = "reembeds"  # key under which an unfinished new store remembers the identity of the old one
+RECUTTING = ("chunk_tokens", "chunk_overlap", "tables")  # settings that can change in place
 LISTED = 1000  # documents of a list that are read at once
 PROMPT_TOKENS = 16  # tokens
-FOLDER_OPTIONS = ("strict", "largest", "seconds", "emptied", "reread")  # and those of `Selection`
+FOLDER_OPTIONS = ("strict", "largest", "seconds", "force", "reread", "retry")  # and those of `Selection`
 # Arguments of `create` that go to models passed by name.
 OF_CALIBRATION = ("queries", "calibration error", "precision", "min_probability", "answer_probability")  # in info()
 MODEL_OPTIONS = ("device", "dtype", "hub", "instruction", "instructions", "runtime_options")
@@ -285,6 +288,38 @@ class Pipeline:
             yield from entries
             last = entries[-1].id
 
+    def describe(self, path: str | Path, text: str | None) -> None:
+        """Keep a one-line description of a path, which comes with hits as `Hit.context`; None removes it.
+
+        Args:
+            path: A file or folder as in `Hit.source`, or the beginning of ids up to a slash.
+            text: What is there, such as "minutes of the board, since 2019".
+
+        Raises:
+            InvalidArgumentError: The path is empty, or the text is empty, too long or has several lines.
+        """
+        self.store.set_meta(DESCRIPTIONS, described(self.descriptions(), str(path), text))
+
+    def descriptions(self) -> dict[str, str]:
+        """The descriptions by path."""
+        return dict(self.store.meta(DESCRIPTIONS) or {})
+
+    def status(self) -> dict[str, Any]:
+        """How far the store agrees with its files, as JSON.
+
+        `unreadable` has the files whose content cannot be read, or only in part, each with the reason; they are tried
+        again once they change, or with `retry`. `unfinished` has those that an interrupted run left.
+        """
+        documents, passages = self.store.count()
+        sources = self.store.sources
+        return {
+            "documents": documents,
+            "passages": passages,
+            "files": sources.count(),
+            "unreadable": sources.unreadable(),
+            "unfinished": sources.unfinished(),
+        }
+
     def index(self, paths: Paths, show_progress: bool = False, **options: Any) -> IndexReport:
         """Index new and changed files; documents are removed only if their file no longer contains them.
 
@@ -299,8 +334,8 @@ class Pipeline:
                 .gitignore excludes) and `follow_links`, False by default; `strict`, to raise instead of skipping a
                 file that cannot be read; `largest`, maximum bytes of a file that is read whole; `seconds` that parsing
                 one file may take (60); `reread`, to read unchanged files again, for example after a reader changed;
-                `emptied`, to let `sync` remove the documents of a folder that is suddenly empty (by default they stay:
-                its drive may be missing).
+                `retry`, to read files again whose content could not be read; `force`, to let `sync` remove the
+                documents of a folder of which most files are gone (by default they stay: its drive may be missing).
 
         Raises:
             IngestError: A path does not exist; with `strict`, a file cannot be read.
@@ -326,6 +361,39 @@ class Pipeline:
         """Run `sync` now and at every change, until interrupted; yields a report each time."""
         return self._folders(paths, True, options).watch(show_progress)
 
+    def recut(self, show_progress: bool = False, **settings: Any) -> IndexReport:
+        """Cut the documents into other passages, in place; a text that stays a passage is not embedded again.
+
+        Documents are cut along the headings of their passages, without reading files; `sync` with `reread` cuts files
+        exactly as a new store would.
+
+        An interrupted call continues with the next one, or with the next `index` or `sync`. Other objects that have the
+        store open cut as before until they open it again.
+
+        Args:
+            show_progress: A bar on a terminal, log lines elsewhere.
+            **settings: `chunk_tokens`, `chunk_overlap` and `tables`, where they differ from the store's.
+
+        Raises:
+            InvalidArgumentError: Another setting, which needs a new store (`reembed`), or a wrong value.
+        """
+        changed = Settings.of(self.settings.describe() | settings)
+        fixed = [name for name in settings if name not in RECUTTING]
+        if fixed:
+            raise InvalidArgumentError(f"{', '.join(fixed)} passed; expected {', '.join(RECUTTING)}: use reembed")
+        _check_chunks(changed, self.embedder)
+        self._check_embedder()
+        if changed != self.settings:
+            self.store.set_meta(RECUT, "")  # before the settings, so that an interruption leaves nothing cut as before
+            self.store.set_meta("settings", changed.describe())
+            self.settings = changed
+        if self.store.meta(RECUT) is None:
+            return IndexReport(unchanged=len(self))
+        report = Recutting(self.store, self.embedder, changed).run(show_progress)
+        self._written = True
+        self.upkeep.after_write()
+        return report
+
     def _folders(self, paths: Paths, remove: bool, options: dict[str, Any]) -> Folders:
         roots = Folders.roots_of(paths)
         reading = {name: options.pop(name) for name in FOLDER_OPTIONS if name in options}
@@ -334,6 +402,8 @@ class Pipeline:
             if name not in known:
                 raise UnknownNameError("option", name, [*known, *FOLDER_OPTIONS])
         self._check_embedder()
+        if self.store.meta(RECUT) is not None:
+            self.recut()
 
         def written() -> None:
             self._written = True

@@ -45,9 +45,13 @@ def show_results(results: Results, console: Console | None = None) -> None:
                 score.append("–" if hit.probability is None else f"{hit.probability:.2f}")
             heading = f"  {escape(HEADINGS.join(hit.headings))}" if hit.headings else ""
             page = f"  [dim]page {hit.page}[/dim]" if hit.page else ""
+            above = f"\n[dim]{escape(hit.context[0])}[/dim]" if hit.context else ""
             head = f"[bold]{escape(hit.title or hit.id)}[/bold]{heading}{page}  [dim]{escape(hit.id)}[/dim]"
             table.add_row(
-                str(hit.rank), *score, str(hit.retrieval_rank), f"{head}\n{escape(excerpt(hit.text, lines=LINES))}"
+                str(hit.rank),
+                *score,
+                str(hit.retrieval_rank),
+                f"{head}{above}\n{escape(excerpt(hit.text, lines=LINES))}",
             )
         console.print(table)
     _show_times(results, console)

@@ -204,6 +204,7 @@ class Hit:
         reranked: Whether the reranker scored it.
         metadata: The document's metadata.
         probability: Probability that the passage is relevant, by the store's calibration; None without one.
+        context: Descriptions of the document's path and of the folders above it, the longest path first.
     """
 
     id: str
@@ -223,6 +224,7 @@ class Hit:
     reranked: bool
     metadata: Mapping[str, Any]
     probability: float | None = None
+    context: tuple[str, ...] = ()
 
     def cite(self) -> str:
         """Where the passage stands, for a reader: `manual.pdf, p. 12, § Setup > Linux`.
@@ -298,6 +300,7 @@ class IndexReport:
         files: Files that were read.
         files_unchanged: Files that had not changed and were not opened.
         moved: Documents that kept their vectors although their file moved.
+        withheld: Files that are gone but whose documents stay, because most files of their root are gone.
         ignored: Number of files of unsupported kinds, by suffix.
         skipped: Paths of files and folders that could not be read, and why.
         actions: In a dry run, the action for each file: "new", "changed", "moved", "removed".
@@ -311,6 +314,7 @@ class IndexReport:
     files: int = 0
     files_unchanged: int = 0
     moved: int = 0
+    withheld: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
     actions: tuple[tuple[str, str], ...] = ()

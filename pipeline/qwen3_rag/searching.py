@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_rag.calibration import Calibration, calibrations_of
+from qwen3_rag.descriptions import DESCRIPTIONS, context_of
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.index.retriever import Candidate, Retriever
 from qwen3_rag.index.store import Store
@@ -221,6 +222,8 @@ class Searcher:
     ) -> tuple[list[Hit], str | None]:
         """Hits, and the reason if some candidates were not reranked."""
         hits, degraded = arrange(candidates, scores, options, calibration)
+        if descriptions := self.store.meta(DESCRIPTIONS):
+            hits = [replace(hit, context=context_of(descriptions, hit.source, hit.document_id)) for hit in hits]
         if options.neighbours:
             passages = {passage_id(c.passage.document_id, c.passage.ordinal): c.passage for c in candidates}
             for place, hit in enumerate(hits):

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from qwen3_rag import Document, Pipeline
-from qwen3_rag.errors import IngestError, MissingDependencyError
-from qwen3_rag.ingest import batches, files, planning, readers
+from qwen3_rag.errors import IngestError, InvalidArgumentError, MissingDependencyError
+from qwen3_rag.ingest import batches, files, planning, readers, recutting
 from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.planning import look
 from qwen3_rag.ingest.readers import read
@@ -195,11 +195,38 @@ def test_lines_that_vanish_from_a_file_vanish_from_the_store(pipeline: Pipeline,
     assert pipeline.sync(folder).removed == 3
 
 
-def test_documents_added_otherwise_are_left_alone(pipeline: Pipeline, folder: Path) -> None:
-    pipeline.add([Document("mine", "own", source=str(folder / "never.txt"))])
+def records(*names: str) -> str:
+    return "\n".join(json.dumps({"_id": name, "text": f"line {name}"}) for name in names)
+
+
+def test_documents_added_by_hand_are_neither_replaced_nor_removed(pipeline: Pipeline, folder: Path) -> None:
+    mine = [Document("mine", "own", source=str(folder / "never.txt")), Document("line a", "a"), Document("mine", "b")]
+    pipeline.add(mine)
+    write(folder / "l.jsonl", records("a", "b", "c"))
+    report = pipeline.sync(folder)
+    reason = "2 documents were added by hand, such as 'a'; these stay"
+    assert (report.skipped, report.documents) == (((str(folder / "l.jsonl"), reason),), 6)
+    write(folder / "l.jsonl", records("c"), age=50)
     pipeline.sync(folder)
-    pipeline.sync(folder)
-    assert pipeline.get(["own"]) != [None]
+    (folder / "l.jsonl").unlink()
+    assert pipeline.sync(folder).removed == 1
+    assert pipeline.get(["own", "a", "b", "c"]) == [*mine, None]
+
+
+def test_a_record_that_moves_to_another_file_stays(pipeline: Pipeline, folder: Path) -> None:
+    """Even if the file that lost it is read after the one that has it now, in the same commit or a later one."""
+    for name, others in (("a", "z"), ("z", "a")):
+        write(folder / f"{name}.jsonl", records("moves", f"own {name}"))
+        write(folder / f"{others}.jsonl", records(f"own {others}"))
+        pipeline.sync(folder)
+        write(folder / f"{name}.jsonl", records(f"own {name}"), age=50)
+        write(folder / f"{others}.jsonl", records("moves", f"own {others}"), age=50)
+        pipeline.sync(folder)
+        assert None not in pipeline.get(["moves", "own a", "own z"])
+        for each in "az":
+            (folder / f"{each}.jsonl").unlink()
+        pipeline.sync(folder)
+        assert pipeline.get(["moves", "own a", "own z"]) == [None] * 3
 
 
 def test_nothing_is_removed_because_it_could_not_be_read(
@@ -233,23 +260,44 @@ def test_nothing_is_removed_because_it_could_not_be_read(
     assert len(pipeline) == 6
 
 
-def test_an_empty_root_may_be_a_drive_that_is_not_there(pipeline: Pipeline, folder: Path) -> None:
+def test_a_root_of_which_most_is_gone_may_be_a_drive_that_is_not_there(pipeline: Pipeline, folder: Path) -> None:
     write(folder / "sub/x.txt", "in the folder below")
     pipeline.sync(folder)
+    for number in range(3):
+        (folder / f"{number}.txt").unlink()
+    assert (pipeline.sync(folder).removed, len(pipeline)) == (3, 3), "half of them is not most of them"
     shutil.rmtree(folder)
     folder.mkdir()
+    write(folder / "new.txt", "other files are there")
     report = pipeline.sync(folder)
-    ((path, reason),) = report.skipped
-    assert (path, report.removed, len(pipeline)) == (str(folder), 0, 6)
-    assert reason.startswith("folder: empty, though 6 files were read from it")
-    (folder / "sub").mkdir()
-    (folder / "new.txt").write_text("here again")
-    assert pipeline.sync(folder).removed == 6, "what is left shows that the folder is there"
-    (folder / "new.txt").unlink()
-    (folder / "sub").rmdir()
-    assert pipeline.sync(folder, emptied=True).removed == 1
-    assert len(pipeline) == 0
+    reason = "3 of 3 files read from it are gone, so nothing of it was removed; force removes"
+    assert report.skipped == ((str(folder), reason),)
+    assert (report.removed, report.withheld, report.documents, len(pipeline)) == (0, 3, 1, 4)
+    assert pipeline.sync(folder, dry_run=True).withheld == 3
+    assert pipeline.sync(folder, force=True).removed == 3
     assert pipeline.sync(folder).skipped == ()
+
+
+def test_moved_files_do_not_count_as_gone(pipeline: Pipeline, folder: Path) -> None:
+    pipeline.sync(folder)
+    (folder / "new").mkdir()
+    for number in range(5):
+        (folder / f"{number}.txt").rename(folder / f"new/{number}.txt")
+    report = pipeline.sync(folder)
+    assert (report.moved, report.withheld, len(pipeline)) == (5, 0, 5)
+
+
+def test_each_root_is_judged_by_itself(pipeline: Pipeline, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other / "1.txt", "a file elsewhere")
+    pipeline.sync([folder, other])
+    (other / "1.txt").unlink()
+    (folder / "1.txt").unlink()
+    report = pipeline.sync([folder, other])
+    assert (report.removed, report.withheld) == (1, 1)
+    assert [path for path, _ in report.skipped] == [str(other)]
+    assert pipeline.sync(folder).withheld == 0, "a root that is not synchronised is left alone"
+    assert len(pipeline) == 5
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
@@ -440,3 +488,163 @@ def test_broken_gzip_is_not_read_again_until_its_content_changes(pipeline: Pipel
     again = pipeline.sync(folder)
     assert (again.skipped, again.files_unchanged) == (first.skipped, 6)
     assert "broken gzip" in first.skipped[0][1]
+
+
+def reports_of(pipeline: Pipeline, folder: Path, until: Callable[[], bool]) -> None:
+    """Watch the folder in this thread until something is so, or half a minute has passed."""
+    end = time.monotonic() + 30
+    for _ in pipeline.watch(folder):
+        if until() or time.monotonic() > end:
+            return
+
+
+def test_a_watched_folder_that_is_replaced_is_watched_again(pipeline: Pipeline, folder: Path) -> None:
+    write(folder / "stays.txt", "stays")
+    changes = iter([
+        lambda: (folder.rename(folder.with_name("away")), time.sleep(1.5)),
+        lambda: (folder.mkdir(), [write(folder / f"{n}.txt", f"text number {n}") for n in range(5)]),
+        lambda: (time.sleep(1.5), write(folder / "new.txt", "in the new folder")),
+    ])  # fmt: skip
+
+    def change() -> None:
+        for each in changes:
+            each()
+
+    thread = threading.Timer(1, change)
+    thread.start()
+    reports_of(pipeline, folder, lambda: pipeline.get([str(folder / "new.txt")]) != [None])
+    thread.join()
+    assert pipeline.get([str(folder / "new.txt")]) != [None]
+    assert len(pipeline) == 6, "what was gone for a moment was embedded once, and what is not there now was removed"
+
+
+def test_a_file_that_is_being_written_waits_until_it_is_quiet(pipeline: Pipeline, folder: Path) -> None:
+    path = folder / "growing.txt"
+
+    def grow() -> None:
+        for number in range(8):
+            with path.open("a") as file:
+                file.write(f"line {number}\n\n")
+            time.sleep(0.5)
+
+    thread = threading.Timer(0.5, grow)
+    thread.start()
+    reports_of(pipeline, folder, lambda: pipeline.get([str(path)]) != [None])
+    thread.join()
+    (document,) = pipeline.get([str(path)])
+    assert document is not None
+    assert document.text.count("line") == 8, "it was read once, when it was whole"
+
+
+def test_a_root_that_goes_while_it_is_read_loses_nothing(
+    pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.sync(folder)
+    folders = pipeline._folders(folder, True, {})
+    folder.rename(folder.with_name("away"))
+    report = folders.run(False)
+    assert (report.removed, report.withheld, len(pipeline)) == (0, 0, 5)
+    assert report.skipped == ((str(folder), "No such file or directory"),)
+
+
+def test_errors_of_content_are_remembered_until_it_changes_or_a_retry(
+    pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / "broken.jsonl", '{"text": "one"}\n{"text": ')
+    write(folder / "broken.csv", "a,b\n1,2,3\n")
+    write(folder / "binary.txt", "a\x00b")
+    assert len(pipeline.sync(folder).skipped) == 3
+    opened: list[str] = []
+    monkeypatch.setattr(batches, "read", lambda path, *rest: opened.append(path.name) or read(path, *rest))
+    report = pipeline.sync(folder)
+    assert (len(report.skipped), opened) == (3, [])
+    unreadable = pipeline.status()["unreadable"]
+    assert sorted(Path(path).name for path in unreadable) == ["binary.txt", "broken.csv", "broken.jsonl"]
+    assert "not JSON" in unreadable[str(folder / "broken.jsonl")]
+    pipeline.sync(folder, retry=True)
+    assert sorted(opened) == ["binary.txt", "broken.csv", "broken.jsonl"]
+    write(folder / "broken.jsonl", '{"text": "one"}', age=50)
+    assert pipeline.sync(folder).documents == 1
+    assert len(pipeline.status()["unreadable"]) == 2
+
+
+def test_descriptions_of_paths_come_with_hits_the_longest_path_first(pipeline: Pipeline, folder: Path) -> None:
+    write(folder / "sub/x.txt", "in the folder below")
+    pipeline.sync(folder)
+    pipeline.add([Document("added by hand", "notes/7")])
+    pipeline.describe(folder, "all documents")
+    pipeline.describe(str(folder / "sub") + "/", "  what is below ")
+    pipeline.describe("notes", "by hand")
+    pipeline.describe(folder / "su", "a name that only looks alike")
+    contexts = {hit.document_id: hit.context for hit in pipeline.search("text", top_k=20)}
+    assert contexts[str(folder / "sub/x.txt")] == ("what is below", "all documents")
+    assert contexts[str(folder / "1.txt")] == ("all documents",)
+    assert contexts["notes/7"] == ("by hand",)
+    pipeline.describe(folder, None)
+    assert len(pipeline.descriptions()) == 3
+    for path, text in (("", "x"), ("a", " "), ("a", "two\nlines"), ("a", "x" * 501)):
+        with pytest.raises(InvalidArgumentError, match="expected"):
+            pipeline.describe(path, text)
+
+
+def passages_of(pipeline: Pipeline) -> dict[str, list[tuple[int, int]]]:
+    store = pipeline.store
+    return {e.id: [(row.start, row.stop) for row in store.rows_of(e.id)] for e in pipeline.documents()}
+
+
+def test_other_passages_are_those_of_a_new_store_and_embed_only_what_is_new(
+    pipeline: Pipeline, folder: Path, tmp_path: Path
+) -> None:
+    write(
+        folder / "guide.md", "# Guide\n\n" + "".join(f"## Part {n}\n\n{'Some words here. ' * n}\n\n" for n in range(9))
+    )
+    pipeline.sync(folder)
+    pipeline.add([Document("added by hand " * 9, "hand")])
+    before = passages_of(pipeline)
+    seen(pipeline)
+    report = pipeline.recut(chunk_tokens=16)
+    changed = passages_of(pipeline)
+    assert [name for name in before if before[name] != changed[name]] == [str(folder / "guide.md"), "hand"]
+    assert (report.documents, report.unchanged, report.embedded) == (2, 5, len(set(seen(pipeline))))
+    with Pipeline.create(tmp_path / "fresh", Words(), None, chunk_tokens=16, chunk_overlap=0) as fresh:
+        fresh.sync(folder)
+        fresh.add([Document("added by hand " * 9, "hand")])
+        expected = passages_of(fresh)
+    assert changed["hand"] == expected["hand"]
+    assert pipeline.sync(folder).files_unchanged == 6
+    pipeline.sync(folder, reread=True)
+    assert passages_of(pipeline) == expected, "read again, files are cut as in a new store"
+    assert pipeline.recut().documents == 0
+    (folder / "guide.md").unlink()
+    assert pipeline.sync(folder).removed == 1, "documents still belong to their files"
+    assert pipeline.verify() == []
+    with pytest.raises(InvalidArgumentError, match="titles passed; expected chunk_tokens, chunk_overlap, tables"):
+        pipeline.recut(titles=False)
+
+
+def test_an_interrupted_recut_goes_on_with_the_next_sync(
+    pipeline: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(6):
+        write(folder / f"long {number}.txt", f"Text {number} is here. " * 20)
+    pipeline.sync(folder)
+    monkeypatch.setattr(recutting, "TOGETHER", 2)
+    real, calls = pipeline.store.write, []
+
+    def write_twice(*arguments: Any, **options: Any) -> int:
+        calls.append(arguments)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pipeline.store, "write", write_twice)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.recut(chunk_tokens=24)
+    monkeypatch.undo()
+    seen(pipeline)
+    with Pipeline.open(tmp_path / "store", Words()) as again:
+        again.sync(folder)
+        sizes = {len(rows) for name, rows in passages_of(again).items() if "long" in name}
+        assert len(sizes) == 1, "all are cut alike"
+        assert again.settings.chunk_tokens == 24
+        assert again.store.meta(recutting.RECUT) is None

@@ -17,14 +17,16 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     help="Two-stage retrieval with the Qwen3 models: index files, search them, rerank the candidates.",
     epilog="Settings come from flags, then from the environment (QWEN3_RAG_SEARCH_TOP_K=5), then from qwen3-rag.toml "
-    "here or config.toml in the user's configuration folder; `qwen3-rag config` shows which came from where.",
+    "here or in a folder above, or config.toml in the user's configuration folder; `qwen3-rag config` shows which came "
+    "from where.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": ENVIRONMENT, "help_option_names": ["-h", "--help"]},
 )
 for command in (
-    indexing.index, indexing.sync, searching.search, searching.get, maintenance.info, maintenance.delete,
-    maintenance.optimize, maintenance.verify, maintenance.backup, maintenance.reembed,
+    indexing.index, indexing.sync, searching.search, searching.get, maintenance.info, maintenance.status,
+    maintenance.describe, maintenance.delete,
+    maintenance.optimize, maintenance.verify, maintenance.backup, maintenance.recut, maintenance.reembed,
     maintenance.demo,
 ):  # fmt: skip
     app.command()(command)

@@ -13,6 +13,7 @@ from qwen3_rag.errors import InvalidArgumentError, Qwen3RagError
 __all__ = [
     "FAILED",
     "MISUSED",
+    "WITHHELD",
     "Json",
     "State",
     "Store",
@@ -23,7 +24,7 @@ __all__ = [
     "readable",
 ]
 
-FAILED, MISUSED = 1, 2  # exit codes; 0 is success
+FAILED, MISUSED, WITHHELD = 1, 2, 3  # exit codes; 0 is success, 3 a sync that removed nothing because most was gone
 
 Store = Annotated[Path, typer.Argument(help="The store's folder.", show_default=False)]
 TrustUrls = Annotated[

@@ -1,7 +1,9 @@
 """Command-line settings from TOML files, and the source of each value."""
 
+import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "
 
 
 def _file(path: Path | None) -> Path | None:
-    """The settings file: `path`, else the one in the current folder, else the user's, else None."""
+    """The settings file: `path`, else the one here or in a folder above, else the user's, else None."""
     if path is not None:
         return as_path(path, "--config")
-    candidates = (Path(HERE), Path(typer.get_app_dir("qwen3-rag")) / "config.toml")
+    here = Path.cwd()
+    candidates = (*(folder / HERE for folder in (here, *here.parents)), _usual())
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -35,32 +38,73 @@ def read_settings(context: typer.Context, config: Path | None) -> None:
     """
     path = _file(config)
     context.obj = path
+    _check_environment({name: _options(command) for name, command in _commands(context).items()})
     if path is None:
         return
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidArgumentError(f"{path} is not valid TOML: {error}") from None
-    options = {name: _options(command) for name, command in _commands(context).items()}
+    commands = _commands(context)
+    options = {name: _options(command) for name, command in commands.items()}
     shared = {_plain(name): value for name, value in settings.items() if not isinstance(value, dict)}
     for name in shared:
         if not any(name in known for known in options.values()):
-            raise InvalidArgumentError(f"{path}: {name!r} is an option of no command; see qwen3-rag config")
+            nearest = _nearest(name, sorted({each for known in options.values() for each in known}))
+            raise InvalidArgumentError(f"{path}: {name!r} is an option of no command{nearest}; see qwen3-rag config")
     defaults: dict[str, dict[str, Any]] = {}
     for command, known in options.items():
         table = {_plain(name): value for name, value in settings.get(command, {}).items()}
         for name in table:
             if name not in known:
                 raise InvalidArgumentError(
-                    f"{path}: [{command}] has no option {name!r}; expected one of: {', '.join(known)}"
+                    f"{path}: [{command}] has no option {name!r}{_nearest(name, known)}; expected one of: "
+                    f"{', '.join(known)}"
                 )
         defaults[command] = {
             name: value for name, value in shared.items() if name in known and command != "demo"
         } | table
+        for name in _path_options(commands[command]) & defaults[command].keys():
+            defaults[command][name] = _beside(path, defaults[command][name])
     for name, value in settings.items():
         if isinstance(value, dict) and name not in options:
-            raise InvalidArgumentError(f"{path}: no command {name!r}; expected one of: {', '.join(options)}")
+            nearest = _nearest(name, list(options))
+            raise InvalidArgumentError(f"{path}: no command {name!r}{nearest}; expected one of: {', '.join(options)}")
     context.default_map = defaults
+
+
+def _check_environment(options: Mapping[str, list[str]]) -> None:
+    """Refuse variables that are named like an option of a command, but are none.
+
+    Raises:
+        InvalidArgumentError: There is such a variable.
+    """
+    known = {_variable(command, option) for command, names in options.items() for option in names}
+    commands = tuple(_variable(command, "") for command in options)
+    for name in sorted(os.environ):
+        if name.startswith(commands) and name not in known:
+            raise InvalidArgumentError(f"the environment variable {name} is no option{_nearest(name, sorted(known))}")
+
+
+def _variable(command: str, option: str) -> str:
+    return f"{ENVIRONMENT}_{command}_{option}".upper().replace("-", "_")
+
+
+def _path_options(command: Any) -> set[str]:
+    return {p.name for p in command.params if p.param_type_name == "option" and p.type.name in ("path", "file")}
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path in a file of settings counts from the file's folder; a list of paths likewise."""
+    if isinstance(value, list):
+        return [_beside(file, each) for each in value]
+    return str(file.absolute().parent / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The known name that is most like an unknown one, for an error."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f" (nearest: {nearest[0]!r})" if nearest else ""
 
 
 def _plain(name: str) -> str:
@@ -91,7 +135,7 @@ def show_settings(context: typer.Context, as_json: Json = False) -> None:
         for option in _options(command):
             source = command_context.get_parameter_source(option)
             origin = SOURCES.get(source.name if source else "", "default")
-            variable = f"{ENVIRONMENT}_{name}_{option}".upper().replace("-", "_")
+            variable = _variable(name, option)
             where = {"environment": variable, "file": str(path)}.get(origin, origin)
             if origin == "environment" and variable not in os.environ:
                 where = "environment"
@@ -100,7 +144,7 @@ def show_settings(context: typer.Context, as_json: Json = False) -> None:
         for row in rows:
             print_json(row | {"value": row["value"] if not isinstance(row["value"], Path) else str(row["value"])})
         return
-    typer.echo(f"settings from {path}" if path else f"no file of settings: {HERE} here, or {_usual()}")
+    typer.echo(f"settings from {path}" if path else f"no file of settings: {HERE} here or above, or {_usual()}")
     width = max(len(f"{row['command']} --{row['option']}") for row in rows)
     for row in rows:
         label = f"{row['command']} --{str(row['option']).replace('_', '-')}"

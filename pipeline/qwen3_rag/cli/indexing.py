@@ -1,6 +1,8 @@
 """Commands that fill a store: index and sync."""
 
 import runpy
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen3_rag.arguments import as_path
-from qwen3_rag.cli.common import Json, State, TrustUrls, print_json, readable
+from qwen3_rag.cli.common import WITHHELD, Json, State, TrustUrls, print_json, readable
 from qwen3_rag.errors import IngestError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ Ignored = Annotated[bool, typer.Option("--ignored", help="Include files that a .
 Links = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at a file that cannot be read instead of skipping it.")]
 Reread = Annotated[bool, typer.Option("--reread", help="Read unchanged files again, for example with a new --reader.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try files again whose content could not be read.")]
 Reader = Annotated[list[Path] | None, typer.Option(help="A Python file that registers your own readers.")]
 
 
@@ -46,6 +49,7 @@ def index(
     follow_links: Links = False,
     strict: Strict = False,
     reread: Reread = False,
+    retry: Retry = False,
     reader: Reader = None,
     trust_urls: TrustUrls = False,
     as_json: Json = False,
@@ -54,7 +58,7 @@ def index(
 
     Example: qwen3-rag index docs/ --store my-store --embedder demo --reranker demo
     """
-    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread)
+    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread, retry)
     with _opened(paths, store, embedder, reranker, reader, trust_urls) as pipeline:
         _say(pipeline.index(paths, show_progress=not State.quiet, **selection), as_json)
 
@@ -72,10 +76,11 @@ def sync(
     follow_links: Links = False,
     strict: Strict = False,
     reread: Reread = False,
+    retry: Retry = False,
     reader: Reader = None,
     trust_urls: TrustUrls = False,
-    emptied: Annotated[
-        bool, typer.Option("--emptied", help="Remove documents even if a whole folder is empty.")
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove documents even if most files of a folder are gone.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running; synchronise at every change.")] = False,
@@ -83,17 +88,36 @@ def sync(
 ) -> None:
     """Make a store match files and folders: read new and changed files, remove deleted ones.
 
+    If more than half of a folder's files are gone, it asks before it removes their documents; where nobody can answer,
+    it removes nothing and exits with 3, unless --force.
+
     Example: qwen3-rag sync docs/ --store my-store --exclude "drafts/" --watch
     """
     if dry_run and watch:
         raise InvalidArgumentError("--dry-run and --watch exclude each other; expected one of them")
-    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread) | {"emptied": emptied}
+    selection = _selection(include, exclude, hidden, ignored, follow_links, strict, reread, retry) | {"force": force}
     with _opened(paths, store, embedder, reranker, reader, trust_urls) as pipeline:
         if watch:
+            signal.signal(signal.SIGTERM, _end)
             for report in pipeline.watch(paths, show_progress=not State.quiet, **selection):
                 _say(report, as_json)
-        else:
-            _say(pipeline.sync(paths, show_progress=not State.quiet, dry_run=dry_run, **selection), as_json, dry_run)
+            return
+        report = pipeline.sync(paths, show_progress=not State.quiet, dry_run=dry_run, **selection)
+        _say(report, as_json, dry_run)
+        if report.withheld and not dry_run:
+            if not _agreed(report.withheld):
+                raise typer.Exit(WITHHELD)
+            _say(pipeline.sync(paths, show_progress=not State.quiet, **selection | {"force": True}), as_json)
+
+
+def _end(*_: object) -> None:
+    """End as after an interrupt: what is committed is kept, and the store is closed."""
+    raise SystemExit(0)
+
+
+def _agreed(files: int) -> bool:
+    """Whether a user at a terminal wants the documents of so many files removed."""
+    return sys.stdin.isatty() and typer.confirm(f"{files} files are gone. Remove their documents?", err=True)
 
 
 def _selection(
@@ -104,6 +128,7 @@ def _selection(
     follow_links: bool,
     strict: bool,
     reread: bool,
+    retry: bool,
 ) -> dict[str, Any]:
     return {
         "include": include or [],
@@ -113,6 +138,7 @@ def _selection(
         "follow_links": follow_links,
         "strict": strict,
         "reread": reread,
+        "retry": retry,
     }
 
 
@@ -165,6 +191,7 @@ def _say(report: "IndexReport", as_json: bool, dry_run: bool = False) -> None:
         "removed": report.removed,
         "moved": report.moved,
         f"files of other kinds ({_kinds(report)})": sum(report.ignored.values()),
+        "files gone whose documents stay": report.withheld,
         "files or folders skipped": len(report.skipped),
     }
     typer.echo(

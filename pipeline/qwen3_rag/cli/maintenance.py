@@ -12,7 +12,10 @@ from qwen3_rag.arguments import as_path
 from qwen3_rag.cli.common import FAILED, Json, State, Store, TrustUrls, print_json, print_notice, readable
 from qwen3_rag.errors import InvalidArgumentError
 
-__all__ = ["backup", "delete", "demo", "info", "optimize", "reembed", "verify", "verify_model_command"]
+__all__ = [
+    "backup", "delete", "demo", "describe", "info", "optimize", "recut", "reembed", "status", "verify",
+    "verify_model_command",
+]  # fmt: skip
 
 
 @readable
@@ -30,6 +33,81 @@ def info(store: Store, as_json: Json = False) -> None:
         print_json(details)
     else:
         show_tree(details)
+
+
+@readable
+def status(store: Store, as_json: Json = False) -> None:
+    """Show how far a store agrees with its files: what could not be read, and why.
+
+    Example: qwen3-rag status my-store
+    """
+    from qwen3_rag import Pipeline
+
+    with Pipeline.open(store) as pipeline:
+        details = pipeline.status()
+    if as_json:
+        print_json(details)
+        return
+    typer.echo(f"{details['documents']} documents in {details['passages']} passages, from {details['files']} files")
+    for path, reason in details["unreadable"].items():
+        typer.echo(f"unreadable {path}: {reason}")
+    for path in details["unfinished"]:
+        typer.echo(f"unfinished {path}: the next run reads it")
+
+
+@readable
+def describe(
+    store: Store,
+    path: Annotated[str | None, typer.Argument(help="A file or folder, or the beginning of ids.")] = None,
+    text: Annotated[str | None, typer.Argument(help="What is there, in one line.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the description of PATH.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Describe a path in one line, which comes with hits from there; without PATH, show all descriptions.
+
+    Example: qwen3-rag describe my-store docs/board "minutes of the board, since 2019"
+    """
+    from qwen3_rag import Pipeline
+
+    if (path is None) != (text is None) and not (remove and path is not None):
+        raise InvalidArgumentError(f"PATH is {path!r} and TEXT is {text!r}; expected both, or PATH with --remove")
+    with Pipeline.open(store) as pipeline:
+        if path is not None:
+            # Files are known by their full path; what is no file here may be the beginning of ids.
+            known = str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+            pipeline.describe(known, None if remove else text)
+            return
+        descriptions = pipeline.descriptions()
+    for name, line in sorted(descriptions.items()):
+        print_json({"path": name, "text": line}) if as_json else typer.echo(f"{name}  {line}")
+
+
+@readable
+def recut(
+    store: Store,
+    chunk_tokens: Annotated[int | None, typer.Option(help="Most tokens of a passage. [default: as before]")] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(help="Tokens repeated. [default: as before]")] = None,
+    tables: Annotated[str | None, typer.Option(help="rows, text or drop. [default: as before]")] = None,
+    trust_urls: TrustUrls = False,
+    as_json: Json = False,
+) -> None:
+    """Cut the documents of a store into other passages, in place; an interrupted run goes on.
+
+    Example: qwen3-rag recut my-store --chunk-tokens 200 --chunk-overlap 0
+    """
+    from qwen3_rag import Pipeline
+
+    given = {"chunk_tokens": chunk_tokens, "chunk_overlap": chunk_overlap, "tables": tables}
+    changed = {name: value for name, value in given.items() if value is not None}
+    with Pipeline.open(store, trust_urls=trust_urls) as pipeline:
+        report = pipeline.recut(show_progress=not State.quiet, **changed)
+    if as_json:
+        print_json(asdict(report))
+        return
+    typer.echo(
+        f"{report.documents} documents in {report.passages} other passages ({report.embedded} embedded), "
+        f"{report.unchanged} unchanged"
+    )
 
 
 @readable

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from qwen3_rag.index.database import Database, Run
 
-__all__ = ["SourceRow", "Sources"]
+__all__ = ["DIGEST", "SourceRow", "Sources"]
 
+DIGEST = 16  # bytes of a content's digest
 UNFINISHED = -1  # stored as the size of a file until all its documents are written
 
 
@@ -18,13 +19,18 @@ class SourceRow:
         path: Full path.
         size: Bytes.
         changed: Time of its last change in nanoseconds; 0 if it is unreliable.
-        digest: Digest of its content.
+        digest: Digest of its content, followed by why it cannot be read or only in part.
     """
 
     path: str
     size: int
     changed: int
     digest: bytes
+
+    @property
+    def reason(self) -> str:
+        """Why its content cannot be read, or only in part; "" if all of it was read."""
+        return self.digest[DIGEST:].decode(errors="replace")
 
 
 class Sources:
@@ -78,6 +84,37 @@ class Sources:
                 return {}
             paths = {name: self._run(sql, (name,)).get for name in ids}
             return {name: path for name, path in paths.items() if path is not None}
+
+    def by_hand(self, ids: Sequence[str]) -> list[str]:
+        """Those of the documents that came from no file."""
+        sql = "SELECT id FROM documents WHERE id = ? AND origin IS NULL"
+        with self.snapshot():
+            if self.database.format == 2:
+                return []
+            return [name for name in ids if self._run(sql, (name,)).get is not None]
+
+    def unreadable(self) -> dict[str, str]:
+        """Files whose content cannot be read, or only in part, each with the reason."""
+        return {row.path: row.reason for row in self.finished() if row.reason}
+
+    def unfinished(self) -> list[str]:
+        """Files of which an interrupted run wrote only a part."""
+        with self.snapshot():
+            if self.database.format == 2:
+                return []
+            return [path for (path,) in self._run("SELECT path FROM sources WHERE size = ?", (UNFINISHED,))]
+
+    def count(self) -> int:
+        """Number of files that were read."""
+        with self.snapshot():
+            if self.database.format == 2:
+                return 0
+            return int(self._run("SELECT count(*) FROM sources WHERE size != ?", (UNFINISHED,)).get)
+
+    def owned(self, files: Mapping[str, str]) -> list[str]:
+        """Those of the documents that still belong to the file given for each id, within a transaction."""
+        sql = "SELECT d.id FROM documents d JOIN sources s ON s.number = d.origin WHERE d.id = ? AND s.path = ?"
+        return [name for name, path in files.items() if self._run(sql, (name, path)).get is not None]
 
     def numbers(self, paths: Iterable[str]) -> dict[str, int]:
         """Numbers of files, within a transaction; new files get a number and are marked unfinished."""

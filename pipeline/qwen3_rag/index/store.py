@@ -150,6 +150,7 @@ class Store:
         pages: Mapping[str, Sequence[int]] = NOTHING,
         read: Sequence[SourceRow] = (),
         forget: Sequence[str] = (),
+        vanished: Mapping[str, str] = NOTHING,
     ) -> int:
         """Insert or replace documents by id and remove others, in one commit; returns its number.
 
@@ -160,6 +161,8 @@ class Store:
             pages: Offsets at which a document's pages start, by id.
             read: Files that this commit completes.
             forget: Paths of files that no longer exist.
+            vanished: Documents that a file no longer has, by id the file's path; those that belong to another file by
+                now, or were added by hand, stay.
 
         Raises:
             InvalidArgumentError: A vector has the wrong dimensions, NaN or infinity; nothing is written.
@@ -171,7 +174,8 @@ class Store:
             before = transaction.commit
             numbers = self.sources.numbers(origins.values())
             files = {name: numbers[path] for name, path in origins.items()}
-            row, documents_now = before.rows, before.documents - self._remove(transaction, remove)
+            gone = [*remove, *self.sources.owned(vanished)]
+            row, documents_now = before.rows, before.documents - self._remove(transaction, gone)
             with self._file_of(before.generation).appending(row, self.database) as append:
                 remaining = iter(documents)
                 while group := list(islice(remaining, GROUP)):

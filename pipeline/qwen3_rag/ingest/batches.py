@@ -36,7 +36,7 @@ class Batch:
     pages: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the carried documents
     origins: dict[str, str] = field(default_factory=dict)
     read: list[SourceRow] = field(default_factory=list)
-    remove: list[str] = field(default_factory=list)
+    vanished: dict[str, str] = field(default_factory=dict)  # id to the file that no longer has it
     report: IndexReport = field(default_factory=IndexReport)
 
     def take(self, part: "Batch") -> None:
@@ -51,7 +51,7 @@ class Batch:
         self.origins |= part.origins
         self.read += part.read
         # Do not remove a document that this part adds again under the same id.
-        self.remove = [name for name in self.remove + part.remove if name not in part.origins]
+        self.vanished = {n: path for n, path in (self.vanished | part.vanished).items() if n not in part.origins}
         self.report += part.report
 
     @property
@@ -67,12 +67,12 @@ class Batch:
     @property
     def full(self) -> bool:
         """Whether the batch is large enough to write."""
-        return self.passages >= BATCH or len(self.origins) + len(self.read) + len(self.remove) >= 4 * BATCH
+        return self.passages >= BATCH or len(self.origins) + len(self.read) + len(self.vanished) >= 4 * BATCH
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write or to report."""
-        return not (self.origins or self.read or self.remove or self.report != IndexReport())
+        return not (self.origins or self.read or self.vanished or self.report != IndexReport())
 
     def groups(self) -> Iterator[list[Prepared]]:
         """Its documents, long ones in parts, in groups of about `BATCH` passages to embed at once."""
@@ -168,7 +168,7 @@ class Batches:
         if self._nothing_to_read(entry):
             yield Batch(
                 read=[row_of(entry, NOTHING_TO_READ)],
-                remove=sorted(before),
+                vanished=dict.fromkeys(sorted(before), path),
                 report=IndexReport(ignored={entry.path.suffix.lower(): 1}, removed=len(before)),
             )
             return
@@ -193,7 +193,7 @@ class Batches:
             raise IngestError(f"{path}: changed while it was read; the next run reads it again")
         skipped = ((path, partial),) if partial else ()
         report = IndexReport(files=1, removed=len(before), skipped=skipped)
-        yield Batch(read=[row_of(entry, digest, partial)], remove=sorted(before), report=report)
+        yield Batch(read=[row_of(entry, digest, partial)], vanished=dict.fromkeys(sorted(before), path), report=report)
 
     def _partial(self, entry: FileEntry, documents: Sequence[Parsed]) -> str:
         """Why only a part of a file could be read; "" if all of it was. With `strict` this is an error."""
@@ -224,12 +224,14 @@ class Batches:
             carried={document.id: (document, self.store.rows_of(before[0]))},
             pages={document.id: group[0].pages},
             origins={document.id: path},
-            remove=before,
+            vanished=dict.fromkeys(before, self.moved[path]),
             report=IndexReport(documents=1, moved=1),
         )
 
     def _compared(self, path: str, group: Sequence[Parsed]) -> Batch:
         """Compare documents with the stored ones; split those that are new or changed."""
+        by_hand = set(self.store.sources.by_hand([parsed.document.id for parsed in group]))
+        group = [parsed for parsed in group if parsed.document.id not in by_hand]
         names = [parsed.document.id for parsed in group]
         stored = dict(zip(names, self.store.get(names), strict=True))
         new = {
@@ -238,7 +240,9 @@ class Batches:
             if self.reread or not same_as_stored(parsed.document, stored[parsed.document.id])
         }
         prepared = {name: prepare(parsed, self.embedder, self.settings) for name, parsed in new.items()}
-        report = IndexReport(documents=len(new), unchanged=len(stored) - len(new))
+        reason = f"{len(by_hand)} documents were added by hand, such as {min(by_hand)!r}; these stay" if by_hand else ""
+        skipped = ((path, reason),) if reason else ()
+        report = IndexReport(documents=len(new), unchanged=len(stored) - len(new), skipped=skipped)
         return Batch(prepared=prepared, origins=dict.fromkeys(names, path), report=report)
 
 

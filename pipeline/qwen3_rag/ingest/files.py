@@ -38,8 +38,9 @@ class ContentError(IngestError):
         reason: The message without the path.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+    def __init__(self, place: str | Path, reason: str) -> None:
+        """`place` is the path, or the path with the number of a line."""
+        super().__init__(f"{place}: {reason}")
         self.reason = reason
 
 
@@ -126,8 +127,8 @@ class File:
         with self.open() as file:
             content = file.read(self.largest + 1)
         if len(content) > self.largest:
-            raise IngestError(
-                f"{self.path}: more than {self.largest / 2**20:.0f} MiB, the maximum for a file that is not streamed"
+            raise ContentError(
+                self.path, f"more than {self.largest / 2**20:.0f} MiB, the maximum for a file that is not streamed"
             )
         return content
 
@@ -142,7 +143,7 @@ class File:
             if self.bytes.startswith(mark):
                 return name
         if self.binary:
-            raise IngestError(f"{self.path}: not text: control characters in its first {HEAD} bytes")
+            raise ContentError(self.path, f"not text: control characters in its first {HEAD} bytes")
         try:
             self.bytes.decode()
         except UnicodeDecodeError as error:
@@ -150,7 +151,7 @@ class File:
 
             match = from_bytes(self.bytes[: 1 << 18]).best()
             if match is None:
-                raise IngestError(f"{self.path}: invalid UTF-8 at byte {error.start}; no other encoding fits") from None
+                raise ContentError(self.path, f"invalid UTF-8 at byte {error.start}; no other encoding fits") from None
             return match.encoding
         return "utf-8"
 
@@ -169,7 +170,7 @@ class File:
         try:
             return self.bytes.decode(self.encoding)
         except UnicodeDecodeError as error:
-            raise IngestError(f"{self.path}: invalid {self.encoding} at byte {error.start}") from error
+            raise ContentError(self.path, f"invalid {self.encoding} at byte {error.start}") from error
 
     @cached_property
     def kind(self) -> str | None:

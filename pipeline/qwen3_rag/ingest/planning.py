@@ -8,7 +8,7 @@ from pathlib import Path
 import xxhash
 
 from qwen3_rag.errors import IngestError
-from qwen3_rag.index.sources import SourceRow
+from qwen3_rag.index.sources import DIGEST, SourceRow
 from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.readers import has_reader
 from qwen3_rag.ingest.walking import FileEntry, Selection, Walk
@@ -16,7 +16,6 @@ from qwen3_rag.records import IndexReport
 
 __all__ = ["NOTHING_TO_READ", "Plan", "digest_of", "look", "row_of", "still"]
 
-DIGEST = 16  # bytes; what follows is why the content could not be read, or only in part
 NOTHING_TO_READ = b"-"  # stored as the digest of a file that no reader supports
 AT_ONCE = 1 << 20  # bytes hashed at once
 # Two changes within one tick of the file system's clock get the same time, so a time this recent is not trusted.
@@ -34,6 +33,8 @@ class Plan:
         touched: Unchanged files whose recorded modification time is out of date.
         unchanged: Number of unchanged files.
         gone: Paths of files that no longer exist.
+        withheld: Of each root of which most files are gone, how many are and how many there were; not in `gone`.
+        waiting: Number of files left for a later run, because they are being written.
         skipped: Paths that could not be read, each with the reason.
     """
 
@@ -43,7 +44,17 @@ class Plan:
     touched: list[SourceRow] = field(default_factory=list)
     unchanged: int = 0
     gone: list[str] = field(default_factory=list)
+    withheld: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    waiting: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def wait(self, quiet: float) -> None:
+        """Leave files for a later run that changed less than so many seconds ago; moved ones are not being written."""
+        now = time.time_ns()
+        young = {e.path for e in self.to_read if 0 <= now - e.changed < quiet * 1e9 and str(e.path) not in self.moved}
+        self.waiting = len(young)
+        self.new = [entry for entry in self.new if entry.path not in young]
+        self.changed = [entry for entry in self.changed if entry.path not in young]
 
     def report(self) -> IndexReport:
         """The plan as a report, before any file is read."""
@@ -57,6 +68,7 @@ class Plan:
             files_unchanged=self.unchanged,
             moved=len(self.moved),
             skipped=tuple(self.skipped),
+            withheld=sum(gone for gone, _ in self.withheld.values()),
             actions=tuple(actions),
         )
 
@@ -71,8 +83,10 @@ def look(
     selection: Selection,
     known: Mapping[str, SourceRow],
     remove: bool,
-    emptied: bool = False,
+    *,
+    force: bool = False,
     reread: bool = False,
+    retry: bool = False,
 ) -> Plan:
     """Compare the files at some paths with what the store recorded.
 
@@ -81,8 +95,9 @@ def look(
         selection: Which files to read.
         known: Recorded state of the files at and below the roots, by path.
         remove: Whether to look for deleted and moved files.
-        emptied: Whether an empty root means that its files were deleted; by default it is taken for an unmounted drive.
+        force: Whether to remove the files of a root of which most are gone; by default its drive may be missing.
         reread: Whether unchanged files count as changed.
+        retry: Whether files whose content could not be read count as changed.
     """
     plan = Plan()
     walk = Walk(roots, selection)
@@ -93,7 +108,7 @@ def look(
         row = known.get(path)
         if row is None:
             plan.new.append(entry)
-        elif reread:
+        elif reread or (retry and row.reason):
             plan.changed.append(entry)
         elif (row.size, row.changed) == (entry.size, entry.changed):
             if row.digest == NOTHING_TO_READ and has_reader(entry.path):
@@ -106,28 +121,28 @@ def look(
             _compare(plan, entry, row)
     plan.skipped += walk.skipped
     if remove:
-        unread = tuple(
-            str(folder) + "/" for folder in [*walk.unread, *([] if emptied else _missing(plan, walk, known))]
-        )
+        unread = tuple(f"{folder}/" for folder in walk.unread)
         skipped = {path for path, _ in walk.skipped}
         plan.gone = [path for path in known if path not in seen | skipped and not path.startswith(unread or "\0")]
         _find_moved(plan, known)
+        if not force:
+            _withhold(plan, roots, known)
     return plan
 
 
-def _missing(plan: Plan, walk: Walk, known: Mapping[str, SourceRow]) -> list[Path]:
-    """Empty roots from which files were read before."""
-    missing = []
-    for root in walk.empty:
-        before = sum(path.startswith(f"{root}/") for path in known)
-        if before:
-            missing.append(root)
+def _withhold(plan: Plan, roots: Sequence[Path], known: Mapping[str, SourceRow]) -> None:
+    """Take back the removal of a root's files where more than half of them are gone and did not move."""
+    moved = set(plan.moved.values())
+    for root in roots:
+        below = [path for path in known if path == str(root) or path.startswith(f"{str(root).rstrip('/')}/")]
+        gone = {path for path in plan.gone if path not in moved}.intersection(below)
+        if len(gone) * 2 > len(below):
+            plan.withheld[root] = len(gone), len(below)
+            plan.gone = [path for path in plan.gone if path not in gone]
             reason = (
-                f"folder: empty, though {before} files were read from it; their documents are kept: "
-                "pass `emptied` to remove them"
+                f"{len(gone)} of {len(below)} files read from it are gone, so nothing of it was removed; force removes"
             )
             plan.skipped.append((str(root), reason))
-    return missing
 
 
 def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
@@ -147,8 +162,8 @@ def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
 def _unchanged(plan: Plan, row: SourceRow) -> None:
     """Count a file that is not read again, and repeat why it could not be read."""
     plan.unchanged += 1
-    if reason := row.digest[DIGEST:]:
-        plan.skipped.append((row.path, reason.decode(errors="replace")))
+    if row.reason:
+        plan.skipped.append((row.path, row.reason))
 
 
 def _find_moved(plan: Plan, known: Mapping[str, SourceRow]) -> None:

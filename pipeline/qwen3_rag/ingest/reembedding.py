@@ -14,7 +14,7 @@ from qwen3_rag.progress import progress
 from qwen3_rag.records import Document, IndexReport, headings_of, row_of_path, same_as_stored
 from qwen3_rag.settings import Settings
 
-__all__ = ["Reembedding"]
+__all__ = ["CUTTING", "Reembedding", "sections_of"]
 
 TOGETHER = 32  # documents of one commit
 CUTTING = ("chunk_tokens", "chunk_overlap", "titles", "tables")  # settings that decide what a passage is
@@ -87,10 +87,10 @@ class Reembedding:
         if all(getattr(self.before, name) == getattr(self.settings, name) for name in CUTTING):
             cuts = [Cut(r.start, r.stop, headings_of(r.heading), r.page, row_of_path(r.heading)) for r in rows]
             return prepared_as(document, pages, cuts, self.settings)
-        return prepare(Parsed(document, tuple(_sections(rows)), pages), self.embedder, self.settings)
+        return prepare(Parsed(document, tuple(sections_of(rows)), pages), self.embedder, self.settings)
 
 
-def _sections(rows: list[PassageRow]) -> Iterator[Section]:
+def sections_of(rows: list[PassageRow]) -> Iterator[Section]:
     """Sections as far as passages tell: one for each run of passages under the same headings."""
     reached = 0
     for (path, is_table), run in itertools.groupby(rows, lambda row: (headings_of(row.heading), _is_table(row))):

@@ -109,7 +109,11 @@ class Stream:
         documents = ((each.document, each.rows(vectors)) for each in batch.prepared.values())
         pages = batch.pages | {name: each.pages for name, each in batch.prepared.items()}
         commit = self.store.write(
-            [*documents, *batch.carried.values()], batch.remove, origins=batch.origins, pages=pages, read=batch.read
+            [*documents, *batch.carried.values()],
+            vanished=batch.vanished,
+            origins=batch.origins,
+            pages=pages,
+            read=batch.read,
         )
         self.done(batch.report.files + batch.failed, batch.passages, sum(row.size for row in batch.read))
         return commit

@@ -69,14 +69,12 @@ class Walk:
         roots: Full paths of the files and folders to walk.
         selection: Which files to read.
         unread: Folders that could not be read, so their contents are unknown.
-        empty: Root folders without any entry; an unmounted drive looks like this.
         skipped: Paths that were skipped, and why.
     """
 
     roots: Sequence[Path]
     selection: Selection = field(default_factory=Selection)
     unread: list[Path] = field(default_factory=list)
-    empty: list[Path] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     @staticmethod
@@ -104,10 +102,16 @@ class Walk:
         include, exclude = (_spec(getattr(self.selection, n)) for n in ("include", "exclude"))
         self._include, self._exclude = include if self.selection.include else None, exclude
         for root in self.roots:
-            if root.is_dir():
+            try:
+                status = root.stat()
+            except OSError as error:  # gone since its path was resolved
+                self.unread.append(root)
+                self.skipped.append((str(root), error.strerror or str(error)))
+                continue
+            if stat.S_ISDIR(status.st_mode):
                 files = self._folder(str(root), str(root), _rules_above(root), ())
             else:
-                files = self._file(os.fspath(root), root.stat())
+                files = self._file(os.fspath(root), status)
             for file in files:
                 if str(file.path) not in seen:
                     seen.add(str(file.path))
@@ -132,8 +136,6 @@ class Walk:
             self.unread.append(Path(folder))
             self.skipped.append((os.fsencode(folder).decode(errors="replace"), f"folder: {error.strerror or error}"))
             return
-        if not entries and folder == root:
-            self.empty.append(Path(folder))
         names = {entry.name for entry in entries}
         if FILE in names:  # an index folder, perhaps the one being written
             return

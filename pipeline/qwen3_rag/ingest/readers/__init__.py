@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qwen3_rag.errors import IngestError, InvalidArgumentError, MissingDependencyError
-from qwen3_rag.ingest.files import LARGEST, SECONDS, File, NotInstalledError
+from qwen3_rag.ingest.files import LARGEST, SECONDS, ContentError, File, NotInstalledError
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.records import Document
 
@@ -120,9 +120,9 @@ def read(path: Path, largest: int = LARGEST, seconds: float = SECONDS) -> Iterat
         file = File(path, largest, seconds)
         read_with = reader_of(file)
         if read_with is None:
-            mismatch = file.suffix in BUILT_IN
-            problem = f"{file.suffix} by its name, but not by its content" if mismatch else "unsupported file type"
-            raise IngestError(f"{path}: {problem}; supported suffixes: {' '.join(known())}")
+            if file.suffix in BUILT_IN:
+                raise ContentError(path, f"{file.suffix} by its name, but not by its content")
+            raise IngestError(f"{path}: unsupported file type; supported suffixes: {' '.join(known())}")
         for number, document in enumerate(read_with(file)):
             parsed = document if isinstance(document, Parsed) else Parsed(document)
             document = parsed.document
@@ -138,6 +138,6 @@ def read(path: Path, largest: int = LARGEST, seconds: float = SECONDS) -> Iterat
     except MissingDependencyError as error:
         raise NotInstalledError(f"{path}: {error}") from error
     except InvalidArgumentError as error:
-        raise IngestError(f"{path}: {error}") from error
+        raise ContentError(path, str(error)) from error
     except Exception as error:  # readers and their libraries may raise anything on a broken file
         raise IngestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error

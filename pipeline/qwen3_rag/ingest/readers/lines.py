@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qwen3_rag.errors import IngestError, InvalidArgumentError
-from qwen3_rag.ingest.files import File
+from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.ingest.files import ContentError, File
 from qwen3_rag.records import Document
 
 __all__ = ["json_document", "json_lines", "record_document"]
@@ -23,27 +23,26 @@ def json_lines(file: File) -> Iterator[Document]:
             while line := lines.readline(LONGEST):
                 number += 1
                 if len(line) == LONGEST:
-                    raise IngestError(
-                        f"{file.path}:{number}: not JSON Lines: more than {LONGEST >> 20} MiB in one line"
-                    )
+                    reason = f"not JSON Lines: more than {LONGEST >> 20} MiB in one line"
+                    raise ContentError(f"{file.path}:{number}", reason)
                 if line.strip():
                     yield json_document(line, f"{file.path}:{number}", str(file.path))
         except UnicodeDecodeError as error:
-            raise IngestError(f"{file.path}:{number + 1}: not UTF-8 text") from error
+            raise ContentError(f"{file.path}:{number + 1}", "not UTF-8 text") from error
 
 
 def json_document(line: str, place: str, source: str) -> Document:
     """Build a document from a JSON object with a "text" string.
 
     Raises:
-        IngestError: It is not such an object; the message starts with `place`.
+        ContentError: It is not such an object; the message starts with `place`.
     """
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise IngestError(f"{place}: not JSON: {error}") from error
+        raise ContentError(place, f"not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise IngestError(f'{place}: expected an object with a "text" string, such as {{"_id": …, "text": …}}')
+        raise ContentError(place, 'expected an object with a "text" string, such as {"_id": …, "text": …}')
     return record_document(record, place, source)
 
 
@@ -51,11 +50,11 @@ def record_document(record: Mapping[str, Any], place: str, source: str) -> Docum
     """Build a document from a record; keys other than `KNOWN_KEYS` become metadata.
 
     Raises:
-        IngestError: A value has the wrong type; the message starts with `place`.
+        ContentError: A value has the wrong type; the message starts with `place`.
     """
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise IngestError(f"{place}: metadata is {str(metadata)[:60]!r}; expected an object")
+        raise ContentError(place, f"metadata is {str(metadata)[:60]!r}; expected an object")
     extra = {key: value for key, value in record.items() if key not in KNOWN_KEYS}
     document_id: Any = record.get("_id")
     document_id = record.get("id") if document_id is None else document_id
@@ -68,4 +67,4 @@ def record_document(record: Mapping[str, Any], place: str, source: str) -> Docum
             metadata=extra | metadata,
         )
     except InvalidArgumentError as error:
-        raise IngestError(f"{place}: {error}") from error
+        raise ContentError(place, str(error)) from error

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from qwen3_rag.errors import IngestError
-from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.files import ContentError, File
 from qwen3_rag.ingest.parsed import Parsed
 from qwen3_rag.ingest.readers.events import parsed_elsewhere
 
@@ -17,7 +16,7 @@ CHARSET = re.compile(rb"""(?i)<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)"""
 def html(file: File) -> Iterator[Parsed]:
     """Read an HTML page; the title is its <title>, else the first heading, else the file name."""
     if len(file.bytes) > LARGEST_HTML:
-        raise IngestError(f"{file.path}: too large: more than {LARGEST_HTML >> 20} MiB, the maximum for HTML")
+        raise ContentError(file.path, f"too large: more than {LARGEST_HTML >> 20} MiB, the maximum for HTML")
     return parsed_elsewhere(file, "html:html", _decoded(file).encode())
 
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from qwen3_rag.errors import IngestError
 from qwen3_rag.ingest.child import parse
-from qwen3_rag.ingest.files import File
+from qwen3_rag.ingest.files import ContentError, File
 from qwen3_rag.ingest.readers.events import PARSERS, whole
 from qwen3_rag.ingest.readers.lines import record_document
 from qwen3_rag.records import Document
@@ -35,17 +35,16 @@ def csv(file: File) -> Iterator[Document]:
         try:
             names = [name.strip() for name in next(rows, [])]
             if names and (len(set(names)) < len(names) or "" in names):
-                raise IngestError(f"{file.path}: header row is {names[:8]}; expected unique, non-empty column names")
+                raise ContentError(file.path, f"header row is {names[:8]}; expected unique, non-empty column names")
             for row in rows:
                 limited.left = LONGEST
                 if any(cell.strip() for cell in row):
                     if len(row) > len(names):
-                        raise IngestError(
-                            f"{file.path}:{rows.line_num}: {len(row)} cells; expected {len(names)} as in the header"
-                        )
+                        reason = f"{len(row)} cells; expected {len(names)} as in the header"
+                        raise ContentError(f"{file.path}:{rows.line_num}", reason)
                     yield _document(dict(zip(names, row, strict=False)), f"{file.path}:{rows.line_num}", file)
         except (standard_csv.Error, UnicodeDecodeError) as error:
-            raise IngestError(f"{file.path}:{rows.line_num}: {error}") from error
+            raise ContentError(f"{file.path}:{rows.line_num}", str(error)) from error
 
 
 class _Lines:
