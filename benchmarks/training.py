@@ -27,6 +27,7 @@ from qwen3_rag.training.models import Lora, TrainedReranker
 from qwen3_rag.training.rows import encode, packed_rows, pair_rows
 
 ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results/training.json"
 TURNS = 5
 
 
@@ -60,7 +61,9 @@ def main() -> None:
             make_model(folder, options.tokenizer, options.layers)
         row = measured(folder, options)
     print(json.dumps(row))
-    (Path(__file__).parent / "results/training.json").write_text(json.dumps(row, indent=1) + "\n")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = [other for other in kept if other["model"] != row["model"]] + [row]
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +91,9 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "machine": platform.processor() or platform.machine(),
         "device": str(trained.device),
         "dtype": trained.dtype,
-        "layers": options.layers,
+        "model": options.model.name.rpartition("-")[0] or options.model.name
+        if options.model
+        else f"0.6B architecture, {options.layers} layers",
         "documents a list": options.documents,
         "tokens a pair": round(sum(tokens) / sum(len(one.documents) for one, _ in items), 1),
         "tokens a second": speed,

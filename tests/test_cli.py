@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from qwen3_rag.cli import app
 from qwen3_rag.index.gpu import search_device
 
 ARTICLES = {
@@ -387,3 +389,8 @@ def test_help_names_every_command() -> None:
     for name in ("index", "sync", "search", "get", "list", "info", "config", "verify-model", "demo"):
         assert name in shown
         assert "Usage" in run(name, "--help").stdout
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))  # type: ignore[attr-defined]
+def test_every_command_shows_an_example_in_its_help(name: str) -> None:
+    assert "Example: " in (get_command(app).commands[name].help or "")  # type: ignore[attr-defined]

@@ -210,7 +210,10 @@ def reembed(
 
 @readable
 def verify(store: Store) -> None:
-    """Read the whole store and compare every checksum; exit code 1 if anything is damaged."""
+    """Read the whole store and compare every checksum; exit code 1 if anything is damaged.
+
+    Example: qwen3-rag verify my-store
+    """
     from qwen3_rag import Pipeline
 
     with Pipeline.open(store) as pipeline:
@@ -229,7 +232,10 @@ def verify_model_command(
     dtype: Annotated[str, typer.Option(help="float32 shows exact agreement.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
 ) -> None:
-    """Score fixed pairs natively and by the official formula, and say whether they agree."""
+    """Score fixed pairs natively and by the official formula, and say whether they agree.
+
+    Example: qwen3-rag verify-model Qwen/Qwen3-Reranker-0.6B
+    """
     from qwen3_rag import Reranker
     from qwen3_rag.models.verification import verify_model
     from qwen3_rag.presenting import show_check
@@ -246,7 +252,10 @@ def demo(
         Path | None, typer.Option(help="Keep the demo's store here. [default: a temporary folder]")
     ] = None,
 ) -> None:
-    """Index the demo collection with the demo models and answer three questions. Works offline."""
+    """Index the demo collection with the demo models and answer three questions. Works offline.
+
+    Example: qwen3-rag demo --store demo-store
+    """
     from tempfile import TemporaryDirectory
 
     from qwen3_rag.demo import run_demo

@@ -122,8 +122,8 @@ def look(
     plan.skipped += walk.skipped
     if remove:
         unread = tuple(f"{folder}/" for folder in walk.unread)
-        skipped = {path for path, _ in walk.skipped}
-        plan.gone = [path for path in known if path not in seen | skipped and not path.startswith(unread or "\0")]
+        seen.update(path for path, _ in walk.skipped)
+        plan.gone = [path for path in known if path not in seen and not path.startswith(unread or "\0")]
         _find_moved(plan, known)
         if not force:
             _withhold(plan, roots, known)

@@ -77,6 +77,15 @@ class Loop(Trainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs  # tensors are made in `loss_of`
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise where transformers would warn; weights that are tied to others are not missing."""
+        missing = set(load_result.missing_keys) - set(self.model._tied_weights_keys or ())
+        if missing or load_result.unexpected_keys:
+            raise TrainingError(
+                f"a checkpoint lacks {sorted(missing)} and has unexpected {sorted(load_result.unexpected_keys)}; "
+                "expected the model's weights"
+            )
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
         return 0

@@ -22,6 +22,7 @@ from qwen3_rag.models.checkpoints.loading import (
     reranker_head,
 )
 from qwen3_rag.models.checkpoints.tokens import Tokens
+from qwen3_rag.training.attention import IMPLEMENTATION, register
 from qwen3_rag.training.rows import Rows
 
 __all__ = ["Lora", "TrainedEmbedder", "TrainedReranker", "merge_adapter"]
@@ -78,8 +79,8 @@ class TrainedReranker:
         states = body(
             input_ids=rows.input_ids.to(self.device),
             position_ids=rows.position_ids.to(self.device),
-            attention_mask=rows.attention_mask.to(self.device),
             use_cache=False,
+            layouts=rows.layouts,
         ).last_hidden_state
         chosen = states[rows.last[:, 0].to(self.device), rows.last[:, 1].to(self.device)].float()
         if self.head == "classifier":
@@ -140,7 +141,8 @@ def _loaded(
     if device.index:
         raise TrainingError(f"device is {device}; expected the first: set CUDA_VISIBLE_DEVICES={device.index}")
     kind = choose_dtype(dtype, device) if lora else torch.float32
-    base = load_model(folder, head, kind, "sdpa").to(device)
+    register()
+    base = load_model(folder, head, kind, "sdpa" if head == "none" else IMPLEMENTATION).to(device)
     if device.type == "cuda":
         with _no_deprecations():
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

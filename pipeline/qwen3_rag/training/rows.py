@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qwen3_rag.errors import TrainingError
 from qwen3_rag.models.checkpoints.formats import Encoded, RerankFormat
+from qwen3_rag.training.attention import Layout
 from qwen3_rag.training.lists import TrainingList
 
 __all__ = ["Rows", "encode", "packed_rows", "pair_rows"]
@@ -20,13 +21,13 @@ class Rows:
     Attributes:
         input_ids: int64 (rows, tokens).
         position_ids: int64 (rows, tokens); every document starts right after its query.
-        attention_mask: bool (rows, 1, tokens, tokens), True where a token sees another.
+        layouts: What stands in each row: tokens of the query, and of each of its documents.
         last: int64 (documents, 2), row and column of each document's last token, list by list.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    layouts: tuple[Layout, ...]
     last: Tensor
 
 
@@ -48,42 +49,27 @@ def encode(one: TrainingList, form: RerankFormat, instruction: str) -> Encoded:
 
 def packed_rows(lists: Sequence[Encoded], pad: int) -> Rows:
     """A row for each list: the query once, then its documents, each of which sees the query and itself."""
-    rows = [_packed(encoded) for encoded in lists]
-    return _stacked(rows, pad)
+    return _stacked(lists, pad)
 
 
 def pair_rows(lists: Sequence[Encoded], pad: int) -> Rows:
     """A row for each pair, as inference without a shared prefix has them."""
-    rows = [_packed(Encoded(each.head, [tail], [False])) for each in lists for tail in each.tails]
-    return _stacked(rows, pad)
+    return _stacked([Encoded(each.head, [tail], [False]) for each in lists for tail in each.tails], pad)
 
 
-Row = tuple[list[int], list[int], list[int], list[int]]  # ids, positions, part of each token (0 the query), last tokens
-
-
-def _packed(encoded: Encoded) -> Row:
-    ids, parts = list(encoded.head), [0] * len(encoded.head)
-    positions, last = list(range(len(ids))), []
-    for number, tail in enumerate(encoded.tails, start=1):
-        positions += range(len(encoded.head), len(encoded.head) + len(tail))
-        ids += tail
-        parts += [number] * len(tail)
-        last.append(len(ids) - 1)
-    return ids, positions, parts, last
-
-
-def _stacked(rows: Sequence[Row], pad: int) -> Rows:
-    tokens = max(len(ids) for ids, *_ in rows)
-    input_ids = torch.full((len(rows), tokens), pad)
-    position_ids = torch.zeros((len(rows), tokens), dtype=torch.int64)
-    parts = torch.full((len(rows), tokens), -1)
-    for number, (ids, positions, part, _) in enumerate(rows):
+def _stacked(lists: Sequence[Encoded], pad: int) -> Rows:
+    layouts = tuple((len(each.head), tuple(map(len, each.tails))) for each in lists)
+    tokens = max(head + sum(tails) for head, tails in layouts)
+    input_ids = torch.full((len(lists), tokens), pad)
+    position_ids = torch.zeros((len(lists), tokens), dtype=torch.int64)
+    last = []
+    for number, each in enumerate(lists):
+        head = len(each.head)
+        ids, positions = list(each.head), list(range(head))
+        for tail in each.tails:
+            ids += tail
+            positions += range(head, head + len(tail))
+            last.append((number, len(ids) - 1))
         input_ids[number, : len(ids)] = torch.tensor(ids)
         position_ids[number, : len(ids)] = torch.tensor(positions)
-        parts[number, : len(ids)] = torch.tensor(part)
-    same = (parts[:, :, None] == parts[:, None, :]) | (parts[:, None, :] == 0)
-    earlier = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    # Padding sees itself: a row of the softmax without any True would be NaN.
-    mask = (same & earlier) | torch.eye(tokens, dtype=torch.bool)
-    last = torch.tensor([[number, column] for number, (*_, columns) in enumerate(rows) for column in columns])
-    return Rows(input_ids, position_ids, mask[:, None], last)
+    return Rows(input_ids, position_ids, layouts, torch.tensor(last))
