@@ -152,7 +152,7 @@ def test_a_file_that_became_unreadable_keeps_its_document(pipeline: Pipeline, fo
         assert pipeline.get([str(folder / "a.pdf")]) != [None]
     (folder / "a.pdf").unlink()
     write(folder / "b.txt", "text")
-    assert sync(pipeline, folder).removed == 1
+    assert sync(pipeline, folder, force=True).removed == 1
 
 
 def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import typer
 
@@ -91,7 +91,13 @@ def _variable(command: str, option: str) -> str:
 
 
 def _path_options(command: Any) -> set[str]:
-    return {p.name for p in command.params if p.param_type_name == "option" and p.type.name in ("path", "file")}
+    hints = get_type_hints(command.callback)
+    return {name for name in _options(command) if Path in _parts(hints[name])}
+
+
+def _parts(hint: Any) -> set[Any]:
+    """A type and what it is made of: `list[Path] | None` has `Path` in it."""
+    return {hint}.union(*(_parts(part) for part in get_args(hint)))
 
 
 def _beside(file: Path, value: Any) -> Any:

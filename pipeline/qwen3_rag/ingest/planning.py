@@ -139,9 +139,8 @@ def _withhold(plan: Plan, roots: Sequence[Path], known: Mapping[str, SourceRow])
         if len(gone) * 2 > len(below):
             plan.withheld[root] = len(gone), len(below)
             plan.gone = [path for path in plan.gone if path not in gone]
-            reason = (
-                f"{len(gone)} of {len(below)} files read from it are gone, so nothing of it was removed; force removes"
-            )
+            count = f"{len(gone)} of {len(below)} files read from it"
+            reason = f"{count} are gone or left out now, so nothing of it was removed; force removes"
             plan.skipped.append((str(root), reason))
 
 

@@ -38,9 +38,7 @@ def _attend(
     if all(len(tails) == 1 for _, tails in layouts):  # padding stands last, so no token sees it
         output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     else:
-        output = torch.stack(
-            [_row(*each, scaling) for each in zip(query, key, value, layouts, strict=True)]  # type: ignore[arg-type]
-        )
+        output = torch.stack([_row(*each, scaling) for each in zip(query, key, value, layouts, strict=True)])
     return output.transpose(1, 2).contiguous(), None
 
 

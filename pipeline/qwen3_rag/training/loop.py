@@ -79,7 +79,8 @@ class Loop(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raise where transformers would warn; weights that are tied to others are not missing."""
-        missing = set(load_result.missing_keys) - set(self.model._tied_weights_keys or ())
+        model: Any = self.model
+        missing = set(load_result.missing_keys) - set(model._tied_weights_keys or ())
         if missing or load_result.unexpected_keys:
             raise TrainingError(
                 f"a checkpoint lacks {sorted(missing)} and has unexpected {sorted(load_result.unexpected_keys)}; "
