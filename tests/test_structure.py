@@ -21,8 +21,8 @@ LAYERS = [
     ["ingest", "ranking"],
     ["searching"],
     ["pipeline"],
-    ["", "adapters", "evaluation", "presenting"],
-    ["demo", "training"],
+    ["", "adapters", "evaluation", "presenting", "tools"],
+    ["demo", "mcp_server", "training"],
     ["cli"],
     ["langchain_qwen3_rag", "llama_index_qwen3_rag"],
 ]

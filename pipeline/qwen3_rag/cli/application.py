@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qwen3_rag.cli import evaluation, indexing, maintenance, searching, training
+from qwen3_rag.cli import evaluation, indexing, maintenance, searching, serving, training
 from qwen3_rag.cli.common import FAILED, State
 from qwen3_rag.cli.configuration import ENVIRONMENT, read_settings, show_settings
 
@@ -30,6 +30,7 @@ for command in (
     maintenance.demo,
 ):  # fmt: skip
     app.command()(command)
+app.command()(serving.mcp)
 app.command("list")(searching.list_documents)
 app.command("eval")(evaluation.evaluate_command)
 app.command("calibrate")(evaluation.calibrate_command)
