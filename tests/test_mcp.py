@@ -106,7 +106,15 @@ async def test_get_reads_ranges_and_list_and_status_show_what_is_there(pipeline:
         assert ([each["id"] for each in listed["documents"]], listed["more"]) == (["docs/lines"], True)
         status = await called(client, "status")
         assert (status["documents"], status["folders"]) == (3, {"docs": 2, "mail": 1})
-        for part in ("3 documents in 3 passages", "docs: 2 documents", 'mail: 1 documents, "letters of strangers"'):
+        assert status["scripts"] == {"Latin": 1.0}
+        pipeline.add([Document("Луна притягивает море. 月が海を引く。", "mixed")])
+        assert {"Latin", "Cyrillic", "Cjk", "Hiragana"} <= (await called(client, "status"))["scripts"].keys()
+        for part in (
+            "3 documents in 3 passages",
+            "Scripts of a sample: Latin 100%",
+            "docs: 2 documents",
+            'mail: 1 documents, "letters of strangers"',
+        ):
             assert part in (client.instructions or "")
         document = await client.read_resource("qwen3-rag://documents/docs/tides")
         assert document.contents[0].text == "The moon pulls the sea."  # type: ignore[union-attr]
@@ -234,6 +242,20 @@ async def test_over_stdio_a_store_serves_an_agent(tmp_path: Path, tiny_embedder:
     async with Client(stdio_client(server), mode=mode) as client:
         found = await called(client, "query", question="moon")
         assert found["passages"][0]["document"] == "docs/tides"
+
+
+async def test_what_a_library_prints_does_not_reach_the_agent(tmp_path: Path, tiny_embedder: Path) -> None:
+    with Pipeline.create(tmp_path / "store", str(tiny_embedder), None) as pipeline:
+        pipeline.add([Document("The moon pulls the sea.", "docs/tides")])
+    code = (
+        "import qwen3_rag.models.embedder as e; real = e.Embedder.encode_query\n"
+        "e.Embedder.encode_query = lambda self, *a, **o: (print('noise', flush=True), real(self, *a, **o))[1]\n"
+        "from qwen3_rag.cli import main; main()"
+    )
+    server = StdioServerParameters(command=sys.executable, args=["-c", code, "mcp", str(tmp_path / "store")])
+    async with Client(stdio_client(server)) as client:
+        for _ in range(3):
+            assert (await called(client, "query", question="moon"))["passages"]
 
 
 def test_the_entry_for_an_agents_settings_starts_the_server(tmp_path: Path) -> None:

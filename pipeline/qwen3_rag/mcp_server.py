@@ -277,6 +277,9 @@ def _instructions(tools: Tools) -> str:
     """What the server does and what the store holds, for the agent's prompt."""
     status = tools.status()
     lines = [ABOUT, f"The store holds {status.documents} documents in {status.passages} passages."]
+    if status.scripts:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in status.scripts.items())
+        lines.append(f"Scripts of a sample: {shares}.")
     for folder, count in status.folders.items():
         line = status.descriptions.get(folder)
         lines.append(f"- {folder}: {count} documents{f', {json.dumps(line, ensure_ascii=False)}' if line else ''}")

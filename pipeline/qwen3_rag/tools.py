@@ -1,6 +1,8 @@
 """What agents do with a store, as plain functions over the pipeline: typed results that fit a budget of tokens."""
 
 import threading
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +17,8 @@ __all__ = ["Documents", "Found", "FoundPassage", "Listed", "ListedDocument", "St
 
 MOST_HITS, MOST_LISTED, MOST_TOKENS = 100, 1000, 100_000  # of one call
 FOLDERS = 20  # top-level folders that a description of the store names
+SAMPLED, LETTERS = 200, 500  # passages looked at for their scripts, and characters of each
+LEAST = 0.01  # share of the letters of a script that is named
 SAMPLE = 2000  # documents that are looked at for it
 
 
@@ -136,6 +140,7 @@ class StoreStatus:
         passages: Number of passages.
         files: Number of files that were read.
         folders: Number of documents by top-level folder, the largest first.
+        scripts: Share of the letters of a sample by script, such as Latin or Cyrillic, the largest first.
         descriptions: What is known of places, by path.
         unreadable: Files that could not be read, each with the reason.
     """
@@ -144,6 +149,7 @@ class StoreStatus:
     passages: int
     files: int
     folders: dict[str, int] = field(default_factory=dict)
+    scripts: dict[str, float] = field(default_factory=dict)
     descriptions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
@@ -252,6 +258,7 @@ class Tools:
             details["passages"],
             details["files"],
             self._folders(),
+            self._scripts(),
             self.pipeline.descriptions(),
             details["unreadable"],
         )
@@ -281,6 +288,17 @@ class Tools:
         if not counts and depth:
             counts["/".join(parts[0][:depth])] = len(parts)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FOLDERS])
+
+    def _scripts(self) -> dict[str, float]:
+        """Shares of the scripts in passages from all over the store, those of at least one letter in a hundred."""
+        store = self.pipeline.store
+        rows = store.last_commit().rows
+        passages = store.passages(sorted({number * rows // SAMPLED for number in range(SAMPLED)}))
+        letters = [letter for passage in passages.values() for letter in passage.text[:LETTERS] if letter.isalpha()]
+        # A letter's name in Unicode begins with its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00.
+        counts = Counter(unicodedata.name(letter, "UNKNOWN").split()[0].title() for letter in letters)
+        shares = {name: round(count / len(letters), 2) for name, count in counts.most_common()}
+        return {name: share for name, share in shares.items() if share >= LEAST}
 
     def _part(self, document: Document, text: str, tokens: int) -> StoredPart:
         spans = self.pipeline.embedder.spans(text)
