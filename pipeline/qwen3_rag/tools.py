@@ -19,7 +19,7 @@ MOST_HITS, MOST_LISTED, MOST_TOKENS = 100, 1000, 100_000  # of one call
 FOLDERS = 20  # top-level folders that a description of the store names
 SAMPLED, LETTERS = 200, 500  # passages looked at for their scripts, and characters of each
 LEAST = 0.01  # share of the letters of a script that is named
-SAMPLE = 2000  # documents that are looked at for it
+SAMPLE = 50_000  # documents that are looked at for it; of more, no folders are named
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,9 @@ class Tools:
         return self.pipeline.delete(text_list(ids, "ids"))
 
     def _folders(self) -> dict[str, int]:
-        """Documents by the first folder in which their paths differ, of the first few thousand."""
+        """Documents by the first folder in which their paths differ; none of a store too large to count."""
+        if len(self.pipeline) > SAMPLE:
+            return {}
         names = [entry.source or entry.id for entry in islice(self.pipeline.documents(), SAMPLE)]
         parts = [name.split("/") for name in names]
         depth = 0

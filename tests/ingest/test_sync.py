@@ -196,7 +196,44 @@ def test_lines_that_vanish_from_a_file_vanish_from_the_store(pipeline: Pipeline,
 
 
 def records(*names: str) -> str:
-    return "\n".join(json.dumps({"_id": name, "text": f"line {name}"}) for name in names)
+    """Lines that are the same in every file, because they have a source of their own."""
+    return "\n".join(json.dumps({"_id": name, "text": f"line {name}", "source": "https://x"}) for name in names)
+
+
+def test_a_record_that_several_files_have_stays_until_the_last_of_them_loses_it(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    for name in "abc":
+        write(folder / f"{name}.jsonl", records("shared", f"own {name}"))
+    report = pipeline.sync(folder)
+    assert report.skipped == pipeline.sync(folder, strict=True).skipped == ()
+    (folder / "c.jsonl").unlink()
+    pipeline.sync(folder)
+    assert pipeline.get(["shared"]) != [None]
+    write(folder / "b.jsonl", records("own b"), age=50)
+    pipeline.sync(folder)
+    assert pipeline.get(["shared"]) != [None]
+    assert pipeline.sync(folder).files == 0, "nothing is read again without a change"
+    write(folder / "a.jsonl", records("own a"), age=50)
+    pipeline.sync(folder)
+    assert pipeline.get(["shared", "own c"]) == [None, None]
+    assert None not in pipeline.get(["own a", "own b"])
+
+
+def test_files_below_a_link_that_leads_nowhere_stay(pipeline: Pipeline, folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "target/far.txt", "far away")
+    (folder / "link").symlink_to(tmp_path / "target")
+    pipeline.sync(folder, follow_links=True)
+    (tmp_path / "target").rename(tmp_path / "away")
+    report = pipeline.sync(folder, follow_links=True)
+    assert (report.removed, len(pipeline)) == (0, 6)
+
+
+def test_strict_is_about_what_cannot_be_read_not_about_what_is_gone(pipeline: Pipeline, folder: Path) -> None:
+    pipeline.sync(folder)
+    for number in range(4):
+        (folder / f"{number}.txt").unlink()
+    assert pipeline.sync(folder, strict=True).withheld == 4
 
 
 def test_documents_added_by_hand_are_neither_replaced_nor_removed(pipeline: Pipeline, folder: Path) -> None:
@@ -204,13 +241,25 @@ def test_documents_added_by_hand_are_neither_replaced_nor_removed(pipeline: Pipe
     pipeline.add(mine)
     write(folder / "l.jsonl", records("a", "b", "c"))
     report = pipeline.sync(folder)
-    reason = "2 documents were added by hand, such as 'a'; these stay"
+    reason = "documents such as 'a' were added by hand; these stay"
     assert (report.skipped, report.documents) == (((str(folder / "l.jsonl"), reason),), 6)
     write(folder / "l.jsonl", records("c"), age=50)
     pipeline.sync(folder)
     (folder / "l.jsonl").unlink()
     assert pipeline.sync(folder).removed == 1
     assert pipeline.get(["own", "a", "b", "c"]) == [*mine, None]
+    (folder / "1.txt").rename(folder / "moved.txt")
+    precious = Document("precious", str(folder / "moved.txt"))
+    pipeline.add([precious])
+    for _ in range(2):
+        ((path, reason),) = pipeline.sync(folder).skipped
+        assert (path, "added by hand" in reason) == (precious.id, True), "said by every run"
+    assert pipeline.get([precious.id]) == [precious]
+    pipeline.delete([precious.id])
+    pipeline.sync(folder)
+    (document,) = pipeline.get([precious.id])
+    assert document is not None
+    assert document.text == "text number 1", "the file takes the place that is free now"
 
 
 def test_a_record_that_moves_to_another_file_stays(pipeline: Pipeline, folder: Path) -> None:

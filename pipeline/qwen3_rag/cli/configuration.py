@@ -64,8 +64,10 @@ def read_settings(context: typer.Context, config: Path | None) -> None:
         defaults[command] = {
             name: value for name, value in shared.items() if name in known and command != "demo"
         } | table
-        for name in _path_options(commands[command]) & defaults[command].keys():
-            defaults[command][name] = _beside(path, defaults[command][name])
+        for name, value in defaults[command].items():
+            relative = isinstance(value, str) and value.startswith(("./", "../", "~"))  # a model's folder
+            if relative or name in _path_options(commands[command]):
+                defaults[command][name] = _beside(path, value)
     for name, value in settings.items():
         if isinstance(value, dict) and name not in options:
             nearest = _nearest(name, list(options))

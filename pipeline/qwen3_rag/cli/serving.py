@@ -32,7 +32,10 @@ def mcp(
     Example: qwen3-rag mcp my-store --print-config
     """
     if print_config:
-        words = ["mcp", str(as_path(store, "STORE").resolve()), *(["--allow-writes"] if allow_writes else [])]
+        words = ["mcp", str(as_path(store, "STORE").resolve())]
+        words += ["--allow-writes"] if allow_writes else []
+        words += ["--trust-urls"] if trust_urls else []
+        words += ["--reranker", reranker] if reranker is not None else []
         command = shutil.which("qwen3-rag") or str(Path(sys.argv[0]).resolve())
         typer.echo(json.dumps({"mcpServers": {"qwen3-rag": {"command": command, "args": words}}}, indent=2))
         return

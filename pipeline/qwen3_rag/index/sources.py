@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from qwen3_rag.index.database import Database, Run
 
-__all__ = ["DIGEST", "SourceRow", "Sources"]
+__all__ = ["BY_HAND", "DIGEST", "SHARED", "SourceRow", "Sources"]
 
 DIGEST = 16  # bytes of a content's digest
+BY_HAND = "were added by hand"  # part of the reason of a file whose documents another one takes the place of
+SHARED = "some of its documents are in other files too; those read last are kept"
 UNFINISHED = -1  # stored as the size of a file until all its documents are written
 
 
@@ -95,7 +97,7 @@ class Sources:
 
     def unreadable(self) -> dict[str, str]:
         """Files whose content cannot be read, or only in part, each with the reason."""
-        return {row.path: row.reason for row in self.finished() if row.reason}
+        return {row.path: row.reason for row in self.finished() if row.reason not in ("", SHARED)}
 
     def unfinished(self) -> list[str]:
         """Files of which an interrupted run wrote only a part."""
@@ -115,6 +117,23 @@ class Sources:
         """Those of the documents that still belong to the file given for each id, within a transaction."""
         sql = "SELECT d.id FROM documents d JOIN sources s ON s.number = d.origin WHERE d.id = ? AND s.path = ?"
         return [name for name, path in files.items() if self._run(sql, (name, path)).get is not None]
+
+    def displaced(self, origins: Mapping[str, int]) -> set[str]:
+        """Paths of other files to which the documents belong so far, within a transaction."""
+        sql = "SELECT s.path FROM documents d JOIN sources s ON s.number = d.origin WHERE d.id = ? AND d.origin != ?"
+        paths = (self._run(sql, (name, number)).get for name, number in origins.items())
+        return {path for path in paths if path is not None}
+
+    def mark_shared(self, paths: Iterable[str]) -> None:
+        """Note that documents of these files come from other files now, within a transaction."""
+        sql = "UPDATE sources SET digest = CAST(digest || ? AS BLOB) WHERE path = ? AND length(digest) = ?"
+        self.database.many(sql, [(SHARED.encode(), path, DIGEST) for path in paths])
+
+    def unblock(self) -> None:
+        """Have files read again that were kept from writing documents, within a transaction that removes some."""
+        sql = "UPDATE sources SET changed = 0, digest = x'' WHERE CAST(substr(digest, ?) AS TEXT) LIKE ?"
+        if self.database.format > 2:
+            self._run(sql, (DIGEST + 1, f"%{BY_HAND}%"))
 
     def numbers(self, paths: Iterable[str]) -> dict[str, int]:
         """Numbers of files, within a transaction; new files get a number and are marked unfinished."""

@@ -151,6 +151,7 @@ class Store:
         read: Sequence[SourceRow] = (),
         forget: Sequence[str] = (),
         vanished: Mapping[str, str] = NOTHING,
+        losers: Iterable[str] = (),
     ) -> int:
         """Insert or replace documents by id and remove others, in one commit; returns its number.
 
@@ -163,6 +164,7 @@ class Store:
             forget: Paths of files that no longer exist.
             vanished: Documents that a file no longer has, by id the file's path; those that belong to another file by
                 now, or were added by hand, stay.
+            losers: Paths of files with documents that other files have too, which are kept.
 
         Raises:
             InvalidArgumentError: A vector has the wrong dimensions, NaN or infinity; nothing is written.
@@ -174,7 +176,10 @@ class Store:
             before = transaction.commit
             numbers = self.sources.numbers(origins.values())
             files = {name: numbers[path] for name, path in origins.items()}
-            gone = [*remove, *self.sources.owned(vanished)]
+            gone = [*remove, *self.sources.owned({n: path for n, path in vanished.items() if n not in origins})]
+            displaced = {*losers, *self.sources.displaced(files)}
+            if gone:
+                self.sources.unblock()
             row, documents_now = before.rows, before.documents - self._remove(transaction, gone)
             with self._file_of(before.generation).appending(row, self.database) as append:
                 remaining = iter(documents)
@@ -191,6 +196,7 @@ class Store:
                     row += len(vectors)
             self.sources.adopt(files)
             self.sources.finish(read)
+            self.sources.mark_shared(displaced)
             self.sources.forget(forget)
             transaction.commit = replace(transaction.commit, rows=row, documents=documents_now)
         return before.number

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qwen3_rag.errors import IngestError
 from qwen3_rag.index.passages import PassageRow
-from qwen3_rag.index.sources import SourceRow
+from qwen3_rag.index.sources import BY_HAND, SourceRow
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.files import ContentError, File, NotInstalledError
 from qwen3_rag.ingest.indexer import BATCH, Prepared, prepare
@@ -36,6 +36,7 @@ class Batch:
     pages: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the carried documents
     origins: dict[str, str] = field(default_factory=dict)
     read: list[SourceRow] = field(default_factory=list)
+    losers: set[str] = field(default_factory=set)  # files with documents that a later file has too
     vanished: dict[str, str] = field(default_factory=dict)  # id to the file that no longer has it
     report: IndexReport = field(default_factory=IndexReport)
 
@@ -48,6 +49,8 @@ class Batch:
         self.prepared |= part.prepared
         self.carried |= part.carried
         self.pages |= part.pages
+        both = self.origins.keys() & part.origins.keys()
+        self.losers |= part.losers | {self.origins[n] for n in both if self.origins[n] != part.origins[n]}
         self.origins |= part.origins
         self.read += part.read
         # Do not remove a document that this part adds again under the same id.
@@ -186,12 +189,14 @@ class Batches:
             yield carried
             group = []
         while group:
-            yield self._compared(path, group)
+            compared = self._compared(path, group)
+            partial = partial or next((reason for _, reason in compared.report.skipped), "")
+            yield compared
             before -= {parsed.document.id for parsed in group}
             group = list(islice(documents, LOOKED_UP))
         if not still(entry):
             raise IngestError(f"{path}: changed while it was read; the next run reads it again")
-        skipped = ((path, partial),) if partial else ()
+        skipped = ((path, partial),) if partial and BY_HAND not in partial else ()
         report = IndexReport(files=1, removed=len(before), skipped=skipped)
         yield Batch(read=[row_of(entry, digest, partial)], vanished=dict.fromkeys(sorted(before), path), report=report)
 
@@ -215,6 +220,8 @@ class Batches:
         """The document of a moved one-document file, with the passages and vectors stored under its previous path."""
         before = self.store.sources.documents(self.moved[path]) if path in self.moved else []
         if len(group) != 1 or len(before) != 1 or before[0] == group[0].document.id:
+            return None
+        if self.store.sources.by_hand([group[0].document.id]):
             return None
         document = group[0].document
         (stored,) = self.store.get(before)
@@ -240,7 +247,7 @@ class Batches:
             if self.reread or not same_as_stored(parsed.document, stored[parsed.document.id])
         }
         prepared = {name: prepare(parsed, self.embedder, self.settings) for name, parsed in new.items()}
-        reason = f"{len(by_hand)} documents were added by hand, such as {min(by_hand)!r}; these stay" if by_hand else ""
+        reason = f"documents such as {min(by_hand)!r} {BY_HAND}; these stay" if by_hand else ""
         skipped = ((path, reason),) if reason else ()
         report = IndexReport(documents=len(new), unchanged=len(stored) - len(new), skipped=skipped)
         return Batch(prepared=prepared, origins=dict.fromkeys(names, path), report=report)

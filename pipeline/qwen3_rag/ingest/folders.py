@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwen3_rag.arguments import at_least
 from qwen3_rag.errors import IngestError, InvalidArgumentError
+from qwen3_rag.index.sources import BY_HAND
 from qwen3_rag.index.store import Store
 from qwen3_rag.ingest.files import LARGEST, SECONDS, imported
 from qwen3_rag.ingest.planning import Plan, look
@@ -92,8 +93,9 @@ class Folders:
             self.roots, self.selection, known, self.remove, force=self.force, reread=self.reread, retry=self.retry
         )
         plan.wait(self.quiet)
-        if self.strict and plan.skipped:
-            path, reason = plan.skipped[0]
+        unreadable = [each for each in plan.skipped if Path(each[0]) not in plan.withheld and BY_HAND not in each[1]]
+        if self.strict and unreadable:
+            path, reason = unreadable[0]
             raise IngestError(f"{path}: {reason}")
         return plan
 
@@ -161,6 +163,7 @@ class Folders:
         following = replace(self, quiet=QUIET)
         plan = following.plan()
         yield following.run(show_progress, plan)
+        swept = time.monotonic()
         while True:
             identities = [_identity(root) for root in self.roots]
             changes = watchfiles.watch(
@@ -171,7 +174,6 @@ class Folders:
                 yield_on_timeout=True,
                 raise_interrupt=False,
             )
-            swept = time.monotonic()
             ended = True
             for change in changes:
                 # A sweep catches missed changes, such as on a network drive, within a minute.
@@ -181,7 +183,7 @@ class Folders:
                     if report.documents or report.removed:
                         yield report
                 if identities != [_identity(root) for root in self.roots]:
-                    ended = False
+                    ended, swept = False, float("-inf")  # what is there now has not been looked at
                     break
             if ended:
                 return

@@ -8,7 +8,7 @@ from pathlib import Path
 import xxhash
 
 from qwen3_rag.errors import IngestError
-from qwen3_rag.index.sources import DIGEST, SourceRow
+from qwen3_rag.index.sources import DIGEST, SHARED, SourceRow
 from qwen3_rag.ingest.files import open_file
 from qwen3_rag.ingest.readers import has_reader
 from qwen3_rag.ingest.walking import FileEntry, Selection, Walk
@@ -102,6 +102,7 @@ def look(
     plan = Plan()
     walk = Walk(roots, selection)
     seen: set[str] = set()
+    unchanged: list[FileEntry] = []
     for entry in walk:
         path = str(entry.path)
         seen.add(path)
@@ -114,6 +115,7 @@ def look(
             if row.digest == NOTHING_TO_READ and has_reader(entry.path):
                 plan.new.append(entry)
             else:
+                unchanged.append(entry)
                 _unchanged(plan, row)
         elif row.size != entry.size:
             plan.changed.append(entry)
@@ -121,12 +123,18 @@ def look(
             _compare(plan, entry, row)
     plan.skipped += walk.skipped
     if remove:
-        unread = tuple(f"{folder}/" for folder in walk.unread)
-        seen.update(path for path, _ in walk.skipped)
+        skipped = [path for path, _ in walk.skipped]
+        unread = tuple(f"{path}/" for path in [*walk.unread, *skipped])  # what is below it is not known either
+        seen.update(skipped)
         plan.gone = [path for path in known if path not in seen and not path.startswith(unread or "\0")]
         _find_moved(plan, known)
         if not force:
             _withhold(plan, roots, known)
+    if plan.gone or plan.changed:
+        # A document that goes now may stand in one of these files too.
+        again = [entry for entry in unchanged if known[str(entry.path)].reason == SHARED]
+        plan.changed += again
+        plan.unchanged -= len(again)
     return plan
 
 
@@ -161,7 +169,7 @@ def _compare(plan: Plan, entry: FileEntry, row: SourceRow) -> None:
 def _unchanged(plan: Plan, row: SourceRow) -> None:
     """Count a file that is not read again, and repeat why it could not be read."""
     plan.unchanged += 1
-    if row.reason:
+    if row.reason and row.reason != SHARED:
         plan.skipped.append((row.path, row.reason))
 
 

@@ -114,6 +114,7 @@ class Stream:
             origins=batch.origins,
             pages=pages,
             read=batch.read,
+            losers=batch.losers,
         )
         self.done(batch.report.files + batch.failed, batch.passages, sum(row.size for row in batch.read))
         return commit
