@@ -28,6 +28,7 @@ from qwen3_rag.errors import (
     UnknownNameError,
 )
 from qwen3_rag.index.gpu import search_device
+from qwen3_rag.scores import EmbedResult
 
 CORPUS = ROOT / "data/demo/corpus.jsonl"
 RECORDS = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
@@ -387,7 +388,7 @@ def test_weights_exchanged_behind_the_stores_back_are_noticed(tmp_path: Path, to
 
 
 def test_nan_vectors_never_reach_the_store(empty: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = lambda texts, progress=None: np.full((len(texts), 64), np.nan, dtype=np.float32)  # noqa: E731
+    bad = lambda texts, *_: EmbedResult(np.full((len(texts), 64), np.nan, dtype=np.float32))  # noqa: E731
     monkeypatch.setattr(empty.embedder.loaded, "embed_documents", bad)
     with pytest.raises(ModelError, match="NaN"):
         empty.add([Document("text")])

@@ -6,6 +6,7 @@ Qwen3RagError
 │   └── FilterError                       a metadata filter that cannot be understood
 ├── MissingDependencyError (ImportError)  an optional package is needed; shows the pip command
 ├── ModelError (RuntimeError)             weights or tokenizer that cannot serve, or gave NaN
+├── StoppedError (RuntimeError)           a deadline passed, or the call was cancelled, before there was a result
 ├── IngestError (RuntimeError)            a file that cannot be read
 ├── JudgementError (RuntimeError)         queries, judgements or a run that cannot be evaluated; names file and line
 ├── TrainingError (RuntimeError)          training data that cannot be used, or a run that cannot go on
@@ -31,6 +32,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "Qwen3RagError",
+    "StoppedError",
     "StoreError",
     "StoreExistsError",
     "StoreLockedError",
@@ -73,6 +75,10 @@ class MissingDependencyError(Qwen3RagError, ImportError):
 
 class ModelError(Qwen3RagError, RuntimeError):
     """Weights or a tokenizer cannot be used as requested, or produced values that are not numbers."""
+
+
+class StoppedError(Qwen3RagError, RuntimeError):
+    """The deadline passed, or the call was cancelled, before there was a result."""
 
 
 class IngestError(Qwen3RagError, RuntimeError):

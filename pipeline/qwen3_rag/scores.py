@@ -1,4 +1,4 @@
-"""What a reranker returns: log-odds, probabilities and rankings; and when it stops early."""
+"""What models return: vectors, log-odds, probabilities and rankings; and when they stop early."""
 
 import threading
 import time
@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "Cancellation", "Group", "Ranked", "RerankResult", "best_first", "probability", "ranked"]
+__all__ = [
+    "NEVER",
+    "Cancellation",
+    "EmbedResult",
+    "Group",
+    "Ranked",
+    "RerankResult",
+    "best_first",
+    "probability",
+    "ranked",
+]
 
 Float32 = NDArray[np.float32]
 Group = tuple[str, Sequence[str]]  # a query and its documents
@@ -52,6 +62,7 @@ class RerankResult:
         truncated: Number of distinct texts that were truncated.
         stopped: Why some candidates were not scored, or None.
         settled: Whether candidates were left out because reading on no longer changed the best results.
+        tokens: Number of tokens of the inputs that were scored, the template included.
     """
 
     log_odds: Float32
@@ -59,11 +70,27 @@ class RerankResult:
     truncated: int = 0
     stopped: str | None = None
     settled: bool = False
+    tokens: int = 0
 
     @property
     def read(self) -> NDArray[np.bool_]:
         """Which candidates were scored: bool (n,)."""
         return ~np.isnan(self.log_odds)
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """An embedder's vectors of some texts.
+
+    Attributes:
+        vectors: float32 (n, dimensions), unit rows.
+        tokens: Number of tokens of the inputs, instruction and end token included.
+        truncated: Number of texts that were truncated.
+    """
+
+    vectors: Float32
+    tokens: int = 0
+    truncated: int = 0
 
 
 @dataclass(frozen=True)

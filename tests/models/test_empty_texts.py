@@ -111,4 +111,4 @@ def test_a_server_that_takes_ids_gets_only_the_end_token_for_an_empty_text(tiny_
     tokens = Tokens(tiny_embedder)
     runtime.format, runtime.sends_ids = EmbedFormat(tokens, 8192), True
     end = tokens.token_id("<|endoftext|>")
-    assert runtime._documents(["", "a"]) == [[end], [*tokens.encode(["a"])[0], end]]
+    assert runtime._documents(["", "a"])[0] == [[end], [*tokens.encode(["a"])[0], end]]

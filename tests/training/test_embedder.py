@@ -95,7 +95,7 @@ def test_a_merged_adapter_gives_the_vectors_of_base_and_adapter(base: Path, tmp_
             if "lora_B" in name:
                 weight.normal_(0, 0.1)
     trained.save(tmp_path)
-    ids = EmbedFormat(trained.tokens, 512).documents(["tide", "moon and bread"])
+    ids = EmbedFormat(trained.tokens, 512).documents(["tide", "moon and bread"]).ids
     with torch.no_grad():
         states = trained.states(ids).numpy()
     expected = states / np.linalg.norm(states, axis=1, keepdims=True)

@@ -74,6 +74,7 @@ class Cascade:
             result = replace(
                 result,
                 truncated=max(result.truncated, part.truncated),
+                tokens=result.tokens + part.tokens,
                 stopped=result.stopped or part.stopped,
                 settled=result.settled or part.settled,
             )

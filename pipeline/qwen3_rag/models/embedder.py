@@ -1,17 +1,20 @@
 """The embedder: turns texts into unit vectors, with any runtime."""
 
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.arguments import NOTHING, at_least, one_or_many
+from qwen3_rag.arguments import NOTHING, at_least, check_cancel, check_seconds, one_or_many, text_list
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.runtimes.protocols import EmbeddingRuntime
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult
 
 __all__ = ["Embedder"]
 
@@ -84,6 +87,47 @@ class Embedder(NamedModel[EmbeddingRuntime]):
         """Number of values in a vector."""
         return self.loaded.dimensions
 
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        query: bool = False,
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> EmbedResult:
+        """Vectors of texts, with the number of their tokens and of truncated texts.
+
+        Args:
+            texts: The texts.
+            query: Whether they are queries; otherwise they are documents.
+            instruction: For queries; replaces the embedder's instruction; a name or a sentence.
+            deadline: Seconds from now after which the call fails.
+            cancel: Once set, from any thread, the call fails.
+
+        Raises:
+            InvalidArgumentError: As in `encode_query`, or an instruction is passed for documents.
+            StoppedError: The deadline passed, or `cancel` was set, before all texts were embedded.
+        """
+        cancellation = Cancellation.after(check_seconds(deadline, "deadline"), check_cancel(cancel))
+        if query:
+            return self._queries(text_list(texts, "texts"), instruction, cancellation)
+        if instruction is not None:
+            raise InvalidArgumentError(f"instruction is {instruction!r}; expected None: documents take no instruction")
+        return self._documents(text_list(texts, "texts"), False, cancellation)
+
+    def embed_ids(
+        self, inputs: Sequence[list[int]], deadline: float | None = None, cancel: threading.Event | None = None
+    ) -> EmbedResult:
+        """Vectors of complete inputs as token ids, the end token included; arguments as in `embed`.
+
+        Raises:
+            InvalidArgumentError: Ids that are no complete input of this model, or a runtime that takes no ids.
+            StoppedError: As in `embed`.
+        """
+        cancellation = Cancellation.after(check_seconds(deadline, "deadline"), check_cancel(cancel))
+        return self._checked(self.loaded.embed_ids(inputs, cancellation), len(inputs))
+
     def encode_query(self, texts: str | Sequence[str], instruction: str | None = None) -> Float32:
         """Embed queries.
 
@@ -98,12 +142,7 @@ class Embedder(NamedModel[EmbeddingRuntime]):
             InvalidArgumentError: A query exceeds `max_length`, or the model takes no instructions.
         """
         queries, single = one_or_many(texts, "texts")
-        if instruction is not None and not self.loaded.takes_instructions:
-            raise InvalidArgumentError(
-                f"instruction is {instruction!r}, but {self.model!r} takes no instructions; expected None"
-            )
-        sentence = resolve_instruction(instruction, self.instructions, self.instruction)
-        rows = self._checked(self.loaded.embed_queries(queries, sentence), len(queries))
+        rows = self._queries(queries, instruction, NEVER).vectors
         return rows[0] if single else rows
 
     def encode_document(self, texts: str | Sequence[str], show_progress: bool = False) -> Float32:
@@ -117,19 +156,34 @@ class Embedder(NamedModel[EmbeddingRuntime]):
             float32 (dimensions,) for one document, (n, dimensions) for a list; unit rows.
         """
         documents, single = one_or_many(texts, "texts")
-        parts = [np.empty((0, self.dimensions), dtype=np.float32)]
-        with progress("embedding", len(documents), show_progress) as count:
-            for start in range(0, len(documents), SLICE):
-                parts.append(self.loaded.embed_documents(documents[start : start + SLICE], count))
-        rows = self._checked(np.concatenate(parts), len(documents))
+        rows = self._documents(documents, show_progress, NEVER).vectors
         return rows[0] if single else rows
 
-    def _checked(self, rows: Float32, count: int) -> Float32:
+    def _queries(self, queries: list[str], instruction: str | None, cancellation: Cancellation) -> EmbedResult:
+        if instruction is not None and not self.loaded.takes_instructions:
+            raise InvalidArgumentError(
+                f"instruction is {instruction!r}, but {self.model!r} takes no instructions; expected None"
+            )
+        sentence = resolve_instruction(instruction, self.instructions, self.instruction)
+        return self._checked(self.loaded.embed_queries(queries, sentence, cancellation), len(queries))
+
+    def _documents(self, documents: list[str], show_progress: bool, cancellation: Cancellation) -> EmbedResult:
+        result = EmbedResult(np.empty((0, self.dimensions), dtype=np.float32))
+        parts = [result.vectors]
+        with progress("embedding", len(documents), show_progress) as count:
+            for start in range(0, len(documents), SLICE):
+                part = self.loaded.embed_documents(documents[start : start + SLICE], count, cancellation)
+                parts.append(part.vectors)
+                result = EmbedResult(result.vectors, result.tokens + part.tokens, result.truncated + part.truncated)
+        return self._checked(replace(result, vectors=np.concatenate(parts)), len(documents))
+
+    def _checked(self, result: EmbedResult, count: int) -> EmbedResult:
+        rows = result.vectors
         if rows.shape != (count, self.dimensions) or not np.isfinite(rows).all():
             raise ModelError(
                 f"{self.model!r} returned vectors of shape {rows.shape}, or NaN; expected {count} unit rows"
             )
-        return rows
+        return result
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets (n, 2) of a text's tokens."""

@@ -1,7 +1,8 @@
 """The reranker: scores how well a document answers a query, reading both together."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from qwen3_rag.arguments import NOTHING, at_least, check_cancel, check_query, ch
 from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.concurrency import in_thread
-from qwen3_rag.models.runtimes.protocols import RerankRuntime
+from qwen3_rag.models.runtimes.protocols import RerankRuntime, Scored
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
 from qwen3_rag.scores import NEVER, Cancellation, Group, Ranked, RerankResult, probability, ranked
@@ -82,6 +83,24 @@ class Reranker(NamedModel[RerankRuntime]):
         """Whether the model reads an instruction; loads it. A plain cross-encoder does not."""
         return self.loaded.takes_instructions
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of template, instruction, query and document together; loads the model."""
+        return self.loaded.max_length
+
+    def document_budget(self, query: str, instruction: str | None = None) -> int:
+        """Number of tokens of a document that are read beside this query; loads the model.
+
+        Raises:
+            InvalidArgumentError: The query is empty, or leaves none.
+        """
+        sentence = resolve_instruction(instruction, self.instructions, self.instruction)
+        return self.loaded.document_budget(sentence, check_query(query))
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets (n, 2) of a text's tokens."""
+        return self.loaded.spans(text)
+
     def read(
         self,
         query: str,
@@ -112,7 +131,18 @@ class Reranker(NamedModel[RerankRuntime]):
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         places = [distinct[text] for text in texts]
         result = self._score([(query, list(distinct))], instruction, cancellation, show_progress)
-        return RerankResult(result.log_odds[places], result.stage[places], result.truncated, result.stopped)
+        return replace(result, log_odds=result.log_odds[places], stage=result.stage[places])
+
+    def read_ids(
+        self, inputs: Sequence[list[int]], deadline: float | None = None, cancel: threading.Event | None = None
+    ) -> RerankResult:
+        """Log-odds of complete inputs as token ids, the template included; arguments as in `read`.
+
+        Raises:
+            InvalidArgumentError: Ids that are no complete input of this model, or a runtime that takes no ids.
+        """
+        cancellation = Cancellation.after(check_seconds(deadline, "deadline"), check_cancel(cancel))
+        return _collected(self.loaded.score_ids(inputs, cancellation), len(inputs), cancellation, lambda _: None)
 
     async def aread(self, query: str, documents: Sequence[str], **options: Any) -> RerankResult:
         """`read` in a thread; cancelling the task removes the call from the queue."""
@@ -128,18 +158,10 @@ class Reranker(NamedModel[RerankRuntime]):
         """
         sentence = resolve_instruction(instruction, self.instructions, self.instruction)
         total = sum(len(documents) for _, documents in groups)
-        log_odds, truncated = np.full(total, np.nan, dtype=np.float32), 0
         if not total:
-            return RerankResult(log_odds, np.zeros(0, dtype=np.int64))
+            return RerankResult(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64))
         with progress("reranking", total, show_progress) as count:
-            for scored in self.loaded.score(sentence, groups, cancellation):
-                _check_finite(scored.log_odds)
-                log_odds[list(scored.indices)] = scored.log_odds
-                truncated += scored.truncated
-                count(len(scored.indices))
-        return RerankResult(
-            log_odds, np.zeros(total, dtype=np.int64), truncated, _reason_to_stop(log_odds, cancellation)
-        )
+            return _collected(self.loaded.score(sentence, groups, cancellation), total, cancellation, count)
 
     def log_odds(
         self, query: str, documents: Sequence[str], instruction: str | None = None, show_progress: bool = False
@@ -195,6 +217,20 @@ class Reranker(NamedModel[RerankRuntime]):
             at_least(top_k, 1, "top_k")
         texts = text_list(documents, "documents")
         return ranked(self.read(query, texts, instruction), texts if return_documents else None)[:top_k]
+
+
+def _collected(
+    parts: Iterable[Scored], total: int, cancellation: Cancellation, count: Callable[[int], None]
+) -> RerankResult:
+    """The result of `total` inputs from the parts that a runtime yields."""
+    log_odds, truncated, tokens = np.full(total, np.nan, dtype=np.float32), 0, 0
+    for scored in parts:
+        _check_finite(scored.log_odds)
+        log_odds[list(scored.indices)] = scored.log_odds
+        truncated, tokens = truncated + scored.truncated, tokens + scored.tokens
+        count(len(scored.indices))
+    stages = np.zeros(total, dtype=np.int64)
+    return RerankResult(log_odds, stages, truncated, _reason_to_stop(log_odds, cancellation), tokens=tokens)
 
 
 def _check_finite(log_odds: Float32) -> None:

@@ -91,7 +91,7 @@ class _Work:
 
     def loss(self, batch: list[TrainingList]) -> Tensor:
         """Contrastive loss of a batch: a relevant document of each list, its negatives, and those of the others."""
-        queries = self.trained.states(self.form.queries([one.query for one in batch], self.instruction))
+        queries = self.trained.states(self.form.queries([one.query for one in batch], self.instruction).ids)
         documents: list[str] = []
         targets = []
         for one in batch:
@@ -105,7 +105,7 @@ class _Work:
                 for target, mine in zip(targets, known, strict=True)
             ]
         )
-        states = self.trained.states(self.form.documents(documents))
+        states = self.trained.states(self.form.documents(documents).ids)
         dimensions = (self.trained.dimensions, *self.settings.dimensions)
         return contrastive(queries, states, torch.tensor(targets), banned, self.settings.temperature, dimensions)
 
@@ -117,8 +117,8 @@ class _Work:
             TrainingError: The model gives NaN, or the same vector to every document.
         """
         self.trained.model.eval()
-        documents = self._vectors(self.form.documents(self.pool))
-        queries = self._vectors(self.form.queries([one.query for one in lists], self.instruction))
+        documents = self._vectors(self.form.documents(self.pool).ids)
+        queries = self._vectors(self.form.queries([one.query for one in lists], self.instruction).ids)
         self.trained.model.train()
         scores = queries @ documents.T
         if not torch.isfinite(scores).all():

@@ -7,6 +7,7 @@ Formats follow the model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedd
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.prompts import RERANK_PREFIX, RERANK_SUFFIX, embed_query, rerank_query
 from qwen3_rag.scores import Group
 
-__all__ = ["END_OF_TEXT", "EmbedFormat", "Encoded", "RerankFormat", "matryoshka", "sliced", "unit_rows"]
+__all__ = ["END_OF_TEXT", "EmbedFormat", "Encoded", "Inputs", "RerankFormat", "matryoshka", "sliced", "unit_rows"]
 
 END_OF_TEXT = "<|endoftext|>"
 SLICE = 4096  # pairs tokenized at once, to bound memory
@@ -41,6 +42,11 @@ class Encoded:
     def inputs(self) -> list[list[int]]:
         """The complete input of each pair."""
         return [self.head + tail for tail in self.tails]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of tokens of each complete input."""
+        return [len(self.head) + len(tail) for tail in self.tails]
 
 
 class RerankFormat:
@@ -108,6 +114,26 @@ class RerankFormat:
             truncated.append(len(ids) > limit)
         return Encoded(head, tails, truncated)
 
+    def encoded(self, inputs: Sequence[list[int]]) -> Encoded:
+        """Complete inputs from outside, divided after the tokens that all share.
+
+        Raises:
+            InvalidArgumentError: An input lacks the template, has control tokens elsewhere, or is too long.
+        """
+        start, end = len(self.prefix), len(self.suffix)
+        for place, ids in enumerate(inputs):
+            if ids[:start] != self.prefix or ids[-end:] != self.suffix:
+                raise InvalidArgumentError(
+                    f"input[{place}] is {str(ids[:8])[:-1]}, …]; expected the ids of the reranker's whole template"
+                )
+            self.tokens.check_plain(ids[start:-end], f"input[{place}]")
+            if len(ids) > self.max_length:
+                raise InvalidArgumentError(f"input[{place}] has {len(ids)} tokens; expected at most {self.max_length}")
+        bodies = [ids[:-end] for ids in inputs]
+        columns = enumerate(zip(*bodies, strict=False))
+        shared = next((i for i, column in columns if len(set(column)) > 1), min(map(len, bodies)))
+        return Encoded(inputs[0][:shared], [ids[shared:] for ids in inputs], [False] * len(inputs))
+
 
 def sliced(groups: Sequence[Group], size: int = SLICE) -> Iterator[tuple[int, list[Group]]]:
     """The groups in slices of at most `size` documents, a larger group split; each with its first document's position.
@@ -129,6 +155,13 @@ def sliced(groups: Sequence[Group], size: int = SLICE) -> Iterator[tuple[int, li
         yield first, part
 
 
+class Inputs(NamedTuple):
+    """Complete inputs of an embedder, and how many of their texts were truncated."""
+
+    ids: list[list[int]]
+    truncated: int = 0
+
+
 class EmbedFormat:
     """Turns texts into token ids in the official embedder format, with the end token whose state is the vector.
 
@@ -144,7 +177,7 @@ class EmbedFormat:
         self.tokens, self.max_length = tokens, max_length
         self.end = tokens.token_id(END_OF_TEXT)
 
-    def queries(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
+    def queries(self, texts: Sequence[str], instruction: str) -> Inputs:
         """Ids of queries with their instruction.
 
         Raises:
@@ -157,11 +190,30 @@ class EmbedFormat:
                     f"instruction and query take {len(ids) + 1} tokens; expected at most max_length={self.max_length}: "
                     f"{text[:60]!r}…"
                 )
-        return [[*ids, self.end] for ids in encoded]
+        return Inputs([[*ids, self.end] for ids in encoded])
 
-    def documents(self, texts: Sequence[str]) -> list[list[int]]:
+    def documents(self, texts: Sequence[str]) -> Inputs:
         """Ids of documents, each truncated to `max_length`."""
-        return [[*ids[: self.max_length - 1], self.end] for ids in self.tokens.encode(texts)]
+        encoded, limit = self.tokens.encode(texts), self.max_length - 1
+        return Inputs([[*ids[:limit], self.end] for ids in encoded], sum(len(ids) > limit for ids in encoded))
+
+    def checked(self, inputs: Sequence[list[int]]) -> Inputs:
+        """Complete inputs from outside.
+
+        Raises:
+            InvalidArgumentError: An input lacks the end token, has other control tokens, or is too long.
+        """
+        for place, ids in enumerate(inputs):
+            if ids[-1:] != [self.end]:
+                raise InvalidArgumentError(
+                    f"input[{place}] is token ids that do not end with {self.end} ({END_OF_TEXT}), so they come from "
+                    "another tokenizer; expected a text, or this model's ids (langchain-openai: "
+                    "check_embedding_ctx_length=False sends texts)"
+                )
+            self.tokens.check_plain(ids[:-1], f"input[{place}]")
+            if len(ids) > self.max_length:
+                raise InvalidArgumentError(f"input[{place}] has {len(ids)} tokens; expected at most {self.max_length}")
+        return Inputs(list(inputs))
 
 
 def matryoshka(full: int, dimensions: int | None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from qwen3_rag.errors import ModelError
+from qwen3_rag.errors import InvalidArgumentError, ModelError
 
 __all__ = ["Tokens", "neutral_text", "spelling", "well_formed"]
 
@@ -80,6 +80,20 @@ class Tokens:
     def encode_control(self, template: str) -> list[int]:
         """Ids of one of this package's templates, control tokens included."""
         return list(self.control.encode(template, add_special_tokens=False).ids)
+
+    def check_plain(self, ids: Sequence[int], name: str) -> None:
+        """Check ids from outside.
+
+        Raises:
+            InvalidArgumentError: One is a control token, or not in the vocabulary.
+        """
+        size = self.control.get_vocab_size()
+        for token_id in ids:
+            if token_id in self.control_ids or not 0 <= token_id < size:
+                raise InvalidArgumentError(
+                    f"{name} contains the id {token_id}; expected ids of ordinary tokens, from 0 to {size - 1}, "
+                    "outside the template"
+                )
 
     def token_id(self, token: str) -> int:
         """Id of one token.

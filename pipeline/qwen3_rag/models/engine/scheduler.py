@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from qwen3_rag.models.engine.work import Work
 from qwen3_rag.scores import NEVER, Cancellation
 
 __all__ = ["BatchItem", "Call", "Scheduler"]
@@ -97,6 +98,7 @@ class Scheduler(Generic[Item, Result]):
         self._overflow: deque[object] = deque()
         self._changed = threading.Condition()
         self._busy = False
+        self.work = Work()
 
     def __len__(self) -> int:
         """Number of calls in the queue."""
@@ -182,6 +184,7 @@ class Scheduler(Generic[Item, Result]):
             self._put_back(batch)
             raise
         with self._changed:
+            self._count(batch)
             for (call, index), result in zip(batch, results, strict=True):
                 call.running -= 1
                 if isinstance(result, BaseException):
@@ -204,6 +207,13 @@ class Scheduler(Generic[Item, Result]):
                 self._calls.append(call)
             batch += [(call, index) for index in taken]
         return batch
+
+    def _count(self, batch: list[BatchItem]) -> None:
+        tokens = sum(call.weights[index] for call, index in batch)
+        self.work.batches += 1
+        self.work.items += len(batch)
+        self.work.tokens += tokens
+        self.work.room += max(self.budget, tokens)
 
     def _put_back(self, batch: list[BatchItem]) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from qwen3_rag.errors import InvalidArgumentError, ModelError
@@ -34,7 +35,7 @@ class ChatInput:
 
     def __init__(self, folder: Path, max_length: int) -> None:
         tokens = Tokens(folder)
-        self.format = RerankFormat(tokens, max_length)
+        self.format, self.max_length = RerankFormat(tokens, max_length), max_length
         self.pad = tokens.control.token_to_id(END_OF_TEXT) or 0
 
     def check(self, instruction: str, query: str) -> None:
@@ -46,6 +47,14 @@ class ChatInput:
         encoded = self.format.encode(instruction, groups)
         rows: list[Row] = [{"input_ids": ids} for group in encoded for ids in group.inputs]
         return rows, [cut for group in encoded for cut in group.truncated]
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """Number of tokens left for a document."""
+        return self.format.document_budget(self.format.query(instruction, query))
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.format.tokens.spans(text)
 
 
 class PairInput:
@@ -66,11 +75,19 @@ class PairInput:
                 f"instruction is {instruction!r}, but this model reads plain pairs of query and document; expected "
                 "no instruction"
             )
-        if (count := len(self.neutral.spans(self.neutral(query))) + self.special_tokens) >= self.max_length:
+        if (left := self.document_budget(instruction, query)) <= 0:
             raise InvalidArgumentError(
-                f"query and special tokens take {count} tokens; expected fewer than max_length={self.max_length}, "
-                f"so that a document fits: {query[:60]!r}…"
+                f"query and special tokens take {self.max_length - left} tokens; expected fewer than "
+                f"max_length={self.max_length}, so that a document fits: {query[:60]!r}…"
             )
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """Number of tokens left for a document."""
+        return self.max_length - len(self.neutral.spans(self.neutral(query))) - int(self.special_tokens)
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.neutral.spans(text)
 
     def rows(self, instruction: str, groups: Sequence[Group]) -> tuple[list[Row], list[bool]]:
         """Rows of the pairs, and which documents were truncated."""
@@ -109,6 +126,8 @@ class SentenceReranker:
     format; any other one-label classifier gets plain pairs and takes no instruction.
     """
 
+    work = tokens = None
+
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         head = head_of(folder)
         self.model, self.runs_on = open_library_model("CrossEncoder", folder, device, dtype, options)
@@ -119,7 +138,7 @@ class SentenceReranker:
         self.batch_size = int(options.get("batch_size", 32))
         self.causal = head == "causal"
         self.input = self._input(folder, max_length)
-        self.takes_instructions = isinstance(self.input, ChatInput)
+        self.takes_instructions, self.max_length = isinstance(self.input, ChatInput), self.input.max_length
         # A one-label decoder finds each row's last token by this id.
         self.model.config.pad_token_id = self.input.pad
         if self.causal:
@@ -155,7 +174,21 @@ class SentenceReranker:
                 if cancellation.stop_reason:
                     return
                 log_odds = self._scores([rows[i] for i in batch])
-                yield Scored([first + i for i in batch], log_odds, sum(truncated[i] for i in batch))
+                cut, tokens = sum(truncated[i] for i in batch), sum(len(rows[i]["input_ids"]) for i in batch)
+                yield Scored([first + i for i in batch], log_odds, cut, tokens)
+
+    def score_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """Not supported: some of the library's models read pairs."""
+        raise InvalidArgumentError("inputs are token ids; expected texts with runtime 'sentence-transformers'")
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """See `RerankRuntime`."""
+        self.input.check(instruction, query)
+        return self.input.document_budget(instruction, query)
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.input.spans(text)
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:

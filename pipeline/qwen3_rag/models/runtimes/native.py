@@ -7,13 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.models.checkpoints.formats import EmbedFormat, Encoded, RerankFormat, matryoshka, sliced, unit_rows
+from qwen3_rag.errors import StoppedError
+from qwen3_rag.models.checkpoints.formats import (
+    EmbedFormat,
+    Encoded,
+    Inputs,
+    RerankFormat,
+    matryoshka,
+    sliced,
+    unit_rows,
+)
 from qwen3_rag.models.checkpoints.loading import check_length, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.engine.engine import load_engine
 from qwen3_rag.models.engine.packing import PackedSequence, Prefix
+from qwen3_rag.models.engine.work import Work
 from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, Group
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
 
 __all__ = ["NativeEmbedder", "NativeReranker"]
 
@@ -28,7 +38,7 @@ class NativeReranker:
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, ids = reranker_head(folder, tokens)
-        self.format = RerankFormat(tokens, max_length)
+        self.format, self.tokens, self.max_length = RerankFormat(tokens, max_length), tokens, max_length
         self.engine, rows = load_engine(folder, head, ids, device=device, dtype=dtype, options=options)
         check_length(max_length, self.engine.config)
         self.direction = (rows[1] - rows[0] if head == "causal" else rows[0]).cpu().numpy()
@@ -41,12 +51,32 @@ class NativeReranker:
     def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
         """See `RerankRuntime`; a query's candidates share a prefix cache."""
         for first, part in sliced(groups):
-            encoded = self.format.encode(instruction, part)
-            sequences = [sequence for group in encoded for sequence in _sequences(group)]
-            truncated = [cut for group in encoded for cut in group.truncated]
-            for batch, states in self.engine.last_states(sequences, cancellation):
-                cut = sum(truncated[i] for i in batch)
-                yield Scored([first + i for i in batch], states @ self.direction, cut)
+            yield from self._score(self.format.encode(instruction, part), first, cancellation)
+
+    def score_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`; what the inputs have in common at the start is computed once."""
+        yield from self._score([self.format.encoded(inputs)], 0, cancellation)
+
+    def _score(self, encoded: Sequence[Encoded], first: int, cancellation: Cancellation) -> Iterator[Scored]:
+        sequences = [sequence for group in encoded for sequence in _sequences(group)]
+        truncated = [cut for group in encoded for cut in group.truncated]
+        lengths = [length for group in encoded for length in group.lengths]
+        for batch, states in self.engine.last_states(sequences, cancellation):
+            cut, tokens = sum(truncated[i] for i in batch), sum(lengths[i] for i in batch)
+            yield Scored([first + i for i in batch], states @ self.direction, cut, tokens)
+
+    @property
+    def work(self) -> Work:
+        """Batches run so far."""
+        return self.engine.scheduler.work
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """See `RerankRuntime`."""
+        return self.format.document_budget(self.format.query(instruction, query))
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.tokens.spans(text)
 
 
 def _sequences(group: Encoded) -> list[PackedSequence]:
@@ -64,8 +94,8 @@ class NativeEmbedder:
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.format = EmbedFormat(Tokens(folder), max_length)
-        self.max_length = max_length
+        self.tokens, self.max_length = Tokens(folder), max_length
+        self.format = EmbedFormat(self.tokens, max_length)
         self.engine, _ = load_engine(folder, "none", (), device=device, dtype=dtype, options=options)
         check_length(max_length, self.engine.config)
         self.dimensions = matryoshka(int(self.engine.config.hidden_size), dimensions)
@@ -75,22 +105,36 @@ class NativeEmbedder:
         """Device, dtype, attention, and whether the layers are compiled."""
         return self.engine.runs_on
 
-    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+    @property
+    def work(self) -> Work:
+        """Batches run so far."""
+        return self.engine.scheduler.work
+
+    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None)
+        return self._embed(self.format.queries(texts, instruction), None, cancellation)
 
-    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+    def embed_documents(
+        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
+    ) -> EmbedResult:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress)
+        return self._embed(self.format.documents(texts), progress, cancellation)
 
-    def _embed(self, inputs: list[list[int]], progress: Progress | None) -> Float32:
-        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
-        for batch, states in self.engine.last_states([PackedSequence(ids) for ids in inputs]):
+    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
+        """Unit rows of complete inputs."""
+        return self._embed(self.format.checked(inputs), None, cancellation)
+
+    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
+        rows, missing = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32), len(inputs.ids)
+        for batch, states in self.engine.last_states([PackedSequence(ids) for ids in inputs.ids], cancellation):
             rows[batch] = unit_rows(states, self.dimensions)
+            missing -= len(batch)
             if progress:
                 progress(len(batch))
-        return rows
+        if missing:
+            raise StoppedError(f"{cancellation.stop_reason or 'stopped'}: {missing} of {len(rows)} texts not embedded")
+        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        return self.format.tokens.spans(text)
+        return self.tokens.spans(text)

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qwen3_rag.errors import StoppedError
 from qwen3_rag.models.checkpoints.formats import (
     END_OF_TEXT,
     EmbedFormat,
+    Encoded,
+    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
@@ -32,7 +35,7 @@ from qwen3_rag.models.checkpoints.loading import (
 )
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, Group
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
 
 __all__ = ["OfficialEmbedder", "OfficialReranker"]
 
@@ -50,11 +53,13 @@ class OfficialReranker:
     """The official reranking script's computation. Threads take turns."""
 
     takes_instructions = True
+    work = None
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, ids = reranker_head(folder, tokens)
         self.format, self.batch_size = RerankFormat(tokens, max_length), int(options.get("batch_size", 8))
+        self.tokens, self.max_length = tokens, max_length
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
@@ -71,11 +76,31 @@ class OfficialReranker:
         for first, part in sliced(groups, self.batch_size):
             if cancellation.stop_reason:
                 return
-            encoded = self.format.encode(instruction, part)
-            inputs = [ids for group in encoded for ids in group.inputs]
-            with self._lock:
-                log_odds = self._formula(_left_padded(inputs, self.pad, self.device)).cpu().numpy()
-            yield Scored(range(first, first + len(inputs)), log_odds, sum(sum(group.truncated) for group in encoded))
+            yield self._score(self.format.encode(instruction, part), first)
+
+    def score_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`."""
+        whole = self.format.encoded(inputs)
+        for first in range(0, len(inputs), self.batch_size):
+            if cancellation.stop_reason:
+                return
+            part = slice(first, first + self.batch_size)
+            yield self._score([Encoded(whole.head, whole.tails[part], whole.truncated[part])], first)
+
+    def _score(self, encoded: Sequence[Encoded], first: int) -> Scored:
+        inputs = [ids for group in encoded for ids in group.inputs]
+        with self._lock:
+            log_odds = self._formula(_left_padded(inputs, self.pad, self.device)).cpu().numpy()
+        truncated = sum(sum(group.truncated) for group in encoded)
+        return Scored(range(first, first + len(inputs)), log_odds, truncated, sum(map(len, inputs)))
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """See `RerankRuntime`."""
+        return self.format.document_budget(self.format.query(instruction, query))
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.tokens.spans(text)
 
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -90,11 +115,13 @@ class OfficialEmbedder:
     """The official embedding script's computation: left padding, last position, normalised. Threads take turns."""
 
     takes_instructions = True
+    work = None
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.format, self.max_length = EmbedFormat(Tokens(folder), max_length), max_length
+        self.tokens, self.max_length = Tokens(folder), max_length
+        self.format = EmbedFormat(self.tokens, max_length)
         self.batch_size = int(options.get("batch_size", 8))
         self.device = choose_device(device)
         chosen = choose_dtype(dtype, self.device)
@@ -105,25 +132,33 @@ class OfficialEmbedder:
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
         self._lock = threading.Lock()
 
-    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None)
+        return self._embed(self.format.queries(texts, instruction), None, cancellation)
 
-    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+    def embed_documents(
+        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
+    ) -> EmbedResult:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress)
+        return self._embed(self.format.documents(texts), progress, cancellation)
 
-    def _embed(self, inputs: list[list[int]], progress: Progress | None) -> Float32:
-        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
-        for start in range(0, len(inputs), self.batch_size):
-            part = inputs[start : start + self.batch_size]
+    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
+        """Unit rows of complete inputs."""
+        return self._embed(self.format.checked(inputs), None, cancellation)
+
+    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
+        rows = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32)
+        for start in range(0, len(rows), self.batch_size):
+            if reason := cancellation.stop_reason:
+                raise StoppedError(f"{reason}: {len(rows) - start} of {len(rows)} texts not embedded")
+            part = inputs.ids[start : start + self.batch_size]
             with self._lock, torch.inference_mode():
                 states = self.model(**_left_padded(part, self.format.end, self.device)).last_hidden_state
             rows[start : start + len(part)] = unit_rows(states[:, -1].float().cpu().numpy(), self.dimensions)
             if progress:
                 progress(len(part))
-        return rows
+        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        return self.format.tokens.spans(text)
+        return self.tokens.spans(text)

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, processors
 
-from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, StoppedError
 from qwen3_rag.models.checkpoints.formats import END_OF_TEXT, matryoshka, unit_rows
 from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, quiet_loading
 from qwen3_rag.models.checkpoints.tokens import well_formed
 from qwen3_rag.models.runtimes.protocols import Progress
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult
 
 __all__ = ["NeutralText", "SentenceEmbedder", "open_library_model"]
 
@@ -161,6 +162,8 @@ def _make_official(model: Any) -> None:
 class SentenceEmbedder:
     """A `SentenceTransformer`; its query prompt tells whether it takes instructions. Threads take turns."""
 
+    work = tokens = None
+
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
@@ -180,9 +183,10 @@ class SentenceEmbedder:
         self.query_prompt = self.model.prompts.get("query") or ""
         self.takes_instructions = self.query_prompt.startswith("Instruct:")
         self.neutral = NeutralText(self.model.tokenizer)
+        self.special_tokens = len(self.model.tokenizer("")["input_ids"])
         self._lock = threading.Lock()
 
-    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
         """Unit rows of queries; a query longer than `max_length` is an error."""
         prompt = f"Instruct: {self.neutral(instruction)}\nQuery:" if self.takes_instructions else self.query_prompt
         for text in texts:
@@ -190,25 +194,42 @@ class SentenceEmbedder:
                 raise InvalidArgumentError(
                     f"the query takes {count} tokens; expected fewer than max_length={self.max_length}: {text[:60]!r}…"
                 )
-        return self._embed(texts, prompt, None)
+        return self._embed(texts, prompt, None, cancellation)
 
-    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+    def embed_documents(
+        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
+    ) -> EmbedResult:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(
-            texts, self.model.prompts.get("document") or self.model.prompts.get("passage") or "", progress
-        )
+        prompt = self.model.prompts.get("document") or self.model.prompts.get("passage") or ""
+        return self._embed(texts, prompt, progress, cancellation)
 
-    def _embed(self, texts: Sequence[str], prompt: str, progress: Progress | None) -> Float32:
-        rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        for start in range(0, len(texts), SLICE):
+    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
+        """Not supported: the library takes texts."""
+        raise InvalidArgumentError("inputs are token ids; expected texts with runtime 'sentence-transformers'")
+
+    def _embed(
+        self, texts: Sequence[str], prompt: str, progress: Progress | None, cancellation: Cancellation
+    ) -> EmbedResult:
+        rows, tokens, truncated = np.empty((len(texts), self.dimensions), dtype=np.float32), 0, 0
+        size = SLICE if cancellation == NEVER else self.batch_size
+        for start in range(0, len(texts), size):
+            if reason := cancellation.stop_reason:
+                raise StoppedError(f"{reason}: {len(rows) - start} of {len(rows)} texts not embedded")
             empty = "" if prompt else self.empty
-            part = [self.neutral(text) or empty for text in texts[start : start + SLICE]]
+            part = [self.neutral(text) or empty for text in texts[start : start + size]]
             with self._lock:
                 vectors = self.model.encode(part, prompt=prompt, batch_size=self.batch_size, show_progress_bar=False)
             rows[start : start + len(part)] = unit_rows(np.asarray(vectors, dtype=np.float32), self.dimensions)
+            lengths = [len(encoded.ids) + self.special_tokens for encoded in self._encoded(prompt, part)]
+            tokens += sum(min(length, self.max_length) for length in lengths)
+            truncated += sum(length > self.max_length for length in lengths)
             if progress:
                 progress(len(part))
-        return rows
+        return EmbedResult(rows, tokens, truncated)
+
+    def _encoded(self, prompt: str, texts: Sequence[str]) -> list[Any]:
+        whole = [prompt + text for text in texts]
+        return self.neutral.copy.encode_batch_fast(whole, add_special_tokens=False)
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""

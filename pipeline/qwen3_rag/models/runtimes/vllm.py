@@ -20,12 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
-from qwen3_rag.models.checkpoints.formats import EmbedFormat, RerankFormat, matryoshka, sliced, unit_rows
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, StoppedError, UnknownNameError
+from qwen3_rag.models.checkpoints.formats import (
+    EmbedFormat,
+    Encoded,
+    Inputs,
+    RerankFormat,
+    matryoshka,
+    sliced,
+    unit_rows,
+)
 from qwen3_rag.models.checkpoints.loading import choose_dtype, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, Group
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
 
 __all__ = ["VllmEmbedder", "VllmReranker"]
 
@@ -157,11 +165,12 @@ class VllmReranker:
     """
 
     takes_instructions = True
+    work = None
 
     def __init__(self, folder: Path, *, device: str, dtype: str, max_length: int, options: dict[str, Any]) -> None:
         tokens = Tokens(folder)
         head, _ = reranker_head(folder, tokens)
-        self.format = RerankFormat(tokens, max_length)
+        self.format, self.tokens, self.max_length = RerankFormat(tokens, max_length), tokens, max_length
         form = {"hf_overrides": TO_CLASSIFIER} if head == "causal" else {}
         self.engine = Engine(
             folder, task="classify", form=form, device=device, dtype=dtype, max_length=max_length, options=options
@@ -171,51 +180,79 @@ class VllmReranker:
     def score(self, instruction: str, groups: Sequence[Group], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
         """See `RerankRuntime`; vLLM caches the prefixes that a query's candidates share."""
         for first, part in sliced(groups):
-            encoded = self.format.encode(instruction, part)
-            inputs = [ids for group in encoded for ids in group.inputs]
-            truncated = [cut for group in encoded for cut in group.truncated]
-            for batch, rows in self.engine.rows(inputs, cancellation):
-                if rows.shape[1] != 1:
-                    raise ModelError(
-                        f"vLLM returned {rows.shape[1]} values for a pair; expected 1, from a one-label classifier"
-                    )
-                yield Scored([first + i for i in batch], rows[:, 0], sum(truncated[i] for i in batch))
+            yield from self._score(self.format.encode(instruction, part), first, cancellation)
+
+    def score_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """See `RerankRuntime`."""
+        yield from self._score([self.format.encoded(inputs)], 0, cancellation)
+
+    def _score(self, encoded: Sequence[Encoded], first: int, cancellation: Cancellation) -> Iterator[Scored]:
+        inputs = [ids for group in encoded for ids in group.inputs]
+        truncated = [cut for group in encoded for cut in group.truncated]
+        for batch, rows in self.engine.rows(inputs, cancellation):
+            if rows.shape[1] != 1:
+                raise ModelError(
+                    f"vLLM returned {rows.shape[1]} values for a pair; expected 1, from a one-label classifier"
+                )
+            cut, tokens = sum(truncated[i] for i in batch), sum(len(inputs[i]) for i in batch)
+            yield Scored([first + i for i in batch], rows[:, 0], cut, tokens)
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """See `RerankRuntime`."""
+        return self.format.document_budget(self.format.query(instruction, query))
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.tokens.spans(text)
 
 
 class VllmEmbedder:
     """A causal embedder; the vector is the last state of a final `<|endoftext|>`."""
 
     takes_instructions = True
+    work = None
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
     ) -> None:
-        self.format, self.max_length = EmbedFormat(Tokens(folder), max_length), max_length
+        self.tokens, self.max_length = Tokens(folder), max_length
+        self.format = EmbedFormat(self.tokens, max_length)
         self.engine = Engine(
             folder, task="embed", form=_last_token(), device=device, dtype=dtype, max_length=max_length, options=options
         )
         self.runs_on = self.engine.runs_on
         self.dimensions = matryoshka(int(self.engine.llm.model_config.get_hidden_size()), dimensions)
 
-    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None)
+        return self._embed(self.format.queries(texts, instruction), None, cancellation)
 
-    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+    def embed_documents(
+        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
+    ) -> EmbedResult:
         """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress)
+        return self._embed(self.format.documents(texts), progress, cancellation)
 
-    def _embed(self, inputs: Sequence[Sequence[int]], progress: Progress | None) -> Float32:
-        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
-        for part, states in self.engine.rows(inputs):
+    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
+        """Unit rows of complete inputs."""
+        return self._embed(self.format.checked(inputs), None, cancellation)
+
+    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
+        rows, done = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32), 0
+        for part, states in self.engine.rows(inputs.ids, cancellation):
             rows[list(part)] = unit_rows(states, self.dimensions)
+            done += len(part)
             if progress:
                 progress(len(part))
-        return rows
+        if done < len(rows):
+            raise StoppedError(
+                f"{cancellation.stop_reason or 'stopped'}: {len(rows) - done} of {len(rows)} texts not embedded"
+            )
+        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
-        return self.format.tokens.spans(text)
+        return self.tokens.spans(text)
 
 
 def _last_token() -> dict[str, Any]:

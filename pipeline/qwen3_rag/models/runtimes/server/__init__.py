@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import InvalidArgumentError, ModelError
+from qwen3_rag.errors import InvalidArgumentError, ModelError, StoppedError
 from qwen3_rag.models.checkpoints.formats import END_OF_TEXT, EmbedFormat, matryoshka, sliced, unit_rows
 from qwen3_rag.models.checkpoints.sources import Source
 from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.models.runtimes.server.client import RefusedError, StoppedError
+from qwen3_rag.models.runtimes.server.client import RefusedError
 from qwen3_rag.models.runtimes.server.forms import indexed
 from qwen3_rag.models.runtimes.server.probing import DEFAULT, PROBES, choose, wrong_queries
 from qwen3_rag.models.runtimes.server.served import Served
 from qwen3_rag.prompts import embed_query
-from qwen3_rag.scores import NEVER, Cancellation, Group
+from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
 
 __all__ = ["ServerEmbedder", "ServerReranker"]
 
@@ -41,12 +41,13 @@ class ServerReranker:
     """A reranker on a server. Safe to call from many threads; the server batches their requests."""
 
     takes_instructions = True
+    work = tokens = None
 
     def __init__(
         self, url: str, source: Source, *, device: str, dtype: str, max_length: int, options: dict[str, Any]
     ) -> None:
         self.served = Served(url, source, device=device, dtype=dtype, max_length=max_length, options=options)
-        self.batch_size = int(options.get("batch_size", BATCH))
+        self.batch_size, self.max_length = int(options.get("batch_size", BATCH)), self.served.max_length
         probe = bool(options.get("probe", True))
         self.chosen = choose(self.served, str(options.get("endpoint", "auto")), probe)
         self.runs_on = self.served.runs_on | {
@@ -71,8 +72,21 @@ class ServerReranker:
                 except StoppedError:
                     return
                 indices = range(first + start, first + start + len(documents))
-                yield Scored(indices, self.chosen.log_odds(answer.values), answer.truncated)
+                yield Scored(indices, self.chosen.log_odds(answer.values), answer.truncated, answer.tokens_read or 0)
             first += len(group[1])
+
+    def score_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> Iterator[Scored]:
+        """Not supported: not every server takes ids."""
+        raise InvalidArgumentError(f"inputs are token ids; expected texts for the server {self.served.client.url}")
+
+    def document_budget(self, instruction: str, query: str) -> int:
+        """See `RerankRuntime`; without a tokenizer on this machine, the server's limit."""
+        budget = self.served.rerank_format
+        return budget.document_budget(budget.query(instruction, query)) if budget else self.max_length
+
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Character offsets of a text's tokens."""
+        return self.served.spans(text)
 
 
 class ServerEmbedder:
@@ -83,6 +97,7 @@ class ServerEmbedder:
     """
 
     takes_instructions = True
+    work = tokens = None
 
     def __init__(
         self,
@@ -130,29 +145,32 @@ class ServerEmbedder:
 
     def _probe(self) -> Float32:
         """Cosines (queries, 3) of the fixed pairs."""
-        queries = self._rows(self._queries([probe[0] for probe in PROBES], DEFAULT))
-        documents = self._rows(self._documents([text for probe in PROBES for text in probe[1:]]))
+        queries, _ = self._rows(self._queries([probe[0] for probe in PROBES], DEFAULT))
+        documents, _ = self._rows(self._documents([text for probe in PROBES for text in probe[1:]])[0])
         self.dimensions = documents.shape[1]
         full = unit_rows(documents, self.dimensions).reshape(len(PROBES), -1, self.dimensions)
         cosines: Float32 = np.einsum("qd,qnd->qn", unit_rows(queries, self.dimensions), full)
         return cosines
 
     def _queries(self, texts: Sequence[str], instruction: str) -> Sequence[str | list[int]]:
-        inputs = self.format.queries(texts, instruction) if self.format else []  # checks the lengths of texts, too
+        inputs = self.format.queries(texts, instruction).ids if self.format else []  # checks the lengths of texts, too
         if self.sends_ids:
             return inputs
         neutral = self.served.neutral
         return [embed_query(neutral(instruction), neutral(text)) for text in texts]
 
-    def _documents(self, texts: Sequence[str]) -> Sequence[str | list[int]]:
+    def _documents(self, texts: Sequence[str]) -> tuple[Sequence[str | list[int]], int]:
+        """What to send, and how many of the texts were truncated."""
         if self.format and self.sends_ids:
             return self.format.documents(texts)
-        return [self.served.cut(self.served.neutral(text), self.max_length - 1) for text in texts]
+        neutral = [self.served.neutral(text) for text in texts]
+        sent = [self.served.cut(text, self.max_length - 1) for text in neutral]
+        return sent, sum(map(str.__ne__, neutral, sent))
 
-    def _rows(self, inputs: Sequence[str | list[int]]) -> Float32:
-        """The server's vectors (n, width), not normalised."""
+    def _rows(self, inputs: Sequence[str | list[int]], cancellation: Cancellation = NEVER) -> tuple[Float32, int]:
+        """The server's vectors (n, width), not normalised, and the tokens that it read, 0 if it does not say."""
         body = {"model": self.served.model, "input": list(inputs), "encoding_format": "float"}
-        response = self.served.client.post("/v1/embeddings", body)
+        response = self.served.client.post("/v1/embeddings", body, cancellation)
         rows = [row.get("embedding") for row in indexed(response, "data", len(inputs), self.served.client.url)]
         try:
             vectors = np.array(rows, dtype=np.float32)
@@ -163,24 +181,40 @@ class ServerEmbedder:
                 f"the server {self.served.client.url} returned vectors such as {str(rows[0])[:60]}…; expected "
                 f"{len(inputs)} lists of finite numbers, all of one length"
             )
-        return vectors
+        usage = response.get("usage")
+        read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return vectors, read if isinstance(read, int) else 0
 
-    def _embed(self, inputs: Sequence[str | list[int]], progress: Progress | None) -> Float32:
-        rows = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+    def _embed(
+        self,
+        inputs: Sequence[str | list[int]],
+        truncated: int,
+        progress: Progress | None,
+        cancellation: Cancellation,
+    ) -> EmbedResult:
+        rows, tokens = np.empty((len(inputs), self.dimensions), dtype=np.float32), 0
         for start in range(0, len(inputs), self.batch_size):
             part = inputs[start : start + self.batch_size]
-            rows[start : start + len(part)] = unit_rows(self._rows(part), self.dimensions)
+            vectors, read = self._rows(part, cancellation)
+            rows[start : start + len(part)] = unit_rows(vectors, self.dimensions)
+            tokens += read
             if progress:
                 progress(len(part))
-        return rows
+        return EmbedResult(rows, tokens, truncated)
 
-    def embed_queries(self, texts: Sequence[str], instruction: str) -> Float32:
+    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
         """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self._queries(texts, instruction), None)
+        return self._embed(self._queries(texts, instruction), 0, None, cancellation)
 
-    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Float32:
+    def embed_documents(
+        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
+    ) -> EmbedResult:
         """Unit rows of documents, truncated to `max_length` tokens if the tokenizer is on this machine."""
-        return self._embed(self._documents(texts), progress)
+        return self._embed(*self._documents(texts), progress, cancellation)
+
+    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
+        """Not supported: not every server takes ids."""
+        raise InvalidArgumentError(f"inputs are token ids; expected texts for the server {self.served.client.url}")
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""

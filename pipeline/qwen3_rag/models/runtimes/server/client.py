@@ -12,10 +12,10 @@ from typing import Any
 import httpx2
 
 from qwen3_rag.arguments import API_KEY, check_url
-from qwen3_rag.errors import ModelError
+from qwen3_rag.errors import ModelError, StoppedError
 from qwen3_rag.scores import NEVER, Cancellation
 
-__all__ = ["Client", "RefusedError", "StoppedError"]
+__all__ = ["Client", "RefusedError"]
 
 BUSY = (429, 503)
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; the wait doubles with each attempt
@@ -26,10 +26,6 @@ logger = logging.getLogger("qwen3_rag")
 
 class RefusedError(ModelError):
     """The server rejects this request but may accept another: wrong path, wrong format, or too long."""
-
-
-class StoppedError(Exception):
-    """The deadline passed or the caller cancelled before the server answered."""
 
 
 class Client:
@@ -81,7 +77,7 @@ class Client:
     ) -> tuple[httpx2.Response | str, float | None]:
         """The response; or the problem, and the seconds of a `Retry-After`."""
         if cancellation.stop_reason:
-            raise StoppedError
+            raise StoppedError(cancellation.stop_reason)
         left = self.timeout if cancellation.deadline is None else max(cancellation.deadline - time.monotonic(), 1e-3)
         timeout = httpx2.Timeout(min(self.timeout, left), connect=min(self.timeout, left, 10.0))
         try:
@@ -90,7 +86,7 @@ class Client:
             return f"cannot connect: {error}", None
         except httpx2.TimeoutException as error:
             if cancellation.stop_reason:
-                raise StoppedError from error
+                raise StoppedError(cancellation.stop_reason) from error
             if isinstance(error, httpx2.ConnectTimeout):
                 return "cannot connect in time", None
             # The server may still be computing the answer: a retry would only add load.
@@ -121,7 +117,7 @@ class Client:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if cancellation.stop_reason:
-                raise StoppedError
+                raise StoppedError(cancellation.stop_reason)
             time.sleep(min(left, POLL_SECONDS))
 
     def _read(self, answer: httpx2.Response, path: str) -> Any:

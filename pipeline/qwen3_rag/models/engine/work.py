@@ -1,0 +1,22 @@
+"""Counters of the batches that an engine has run."""
+
+from dataclasses import dataclass
+
+__all__ = ["Work"]
+
+
+@dataclass
+class Work:
+    """What an engine's batches held, all together.
+
+    Attributes:
+        batches: Number of batches.
+        items: Number of sequences.
+        tokens: Number of tokens, padding excluded.
+        room: Number of tokens that fit the batches' budgets; `tokens / room` is how full they were.
+    """
+
+    batches: int = 0
+    items: int = 0
+    tokens: int = 0
+    room: int = 0
