@@ -22,7 +22,7 @@ LAYERS = [
     ["searching"],
     ["pipeline"],
     ["", "adapters", "evaluation", "presenting", "tools"],
-    ["demo", "mcp_server", "training"],
+    ["demo", "mcp_server", "server", "training"],
     ["cli"],
     ["langchain_qwen3_rag", "llama_index_qwen3_rag"],
 ]

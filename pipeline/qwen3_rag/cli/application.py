@@ -31,6 +31,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.command()(serving.mcp)
+app.command()(serving.serve)
 app.command("list")(searching.list_documents)
 app.command("eval")(evaluation.evaluate_command)
 app.command("calibrate")(evaluation.calibrate_command)

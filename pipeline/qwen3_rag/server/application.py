@@ -1,0 +1,197 @@
+"""The routes, and one request's steps: read the body, run the endpoint, write the response or the error."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qwen3_rag.server import embedding, reranking, searching, status
+from qwen3_rag.server.bodies import (
+    AddBody,
+    Body,
+    ClassifyBody,
+    CohereEmbedBody,
+    CohereEmbedV2Body,
+    DeleteBody,
+    EmbeddingsBody,
+    RerankBody,
+    ScoreBody,
+    SearchBody,
+    TeiEmbedBody,
+    TokenizeBody,
+    parsed,
+)
+from qwen3_rag.server.failures import RequestError, as_request_error
+from qwen3_rag.server.guard import Guard
+from qwen3_rag.server.openapi import described
+from qwen3_rag.server.replies import error_response, json_response
+from qwen3_rag.server.service import TIMEOUT_HEADER, Call, ClientGoneError, Service
+
+__all__ = ["ENDPOINTS", "Endpoint", "application"]
+
+CLIENT_GONE = 499
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What answers a route.
+
+    Attributes:
+        method: HTTP method.
+        path: Path, with parameters in braces.
+        run: Computes the response's JSON, or a response.
+        body: Kind of the request's body; None has none.
+        tei: Whether errors have TEI's form.
+    """
+
+    method: str
+    path: str
+    run: Callable[[Call, Any], Awaitable[Any]]
+    body: type[Body] | None = None
+    tei: bool = False
+
+
+async def _openapi(call: Call, _: None) -> Any:
+    """This interface as an OpenAPI document."""
+    return described(ENDPOINTS, bool(call.service.settings.keys))
+
+
+ENDPOINTS = (
+    *(Endpoint("POST", path, reranking.rerank, RerankBody) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+    Endpoint("POST", "/infinity/rerank", reranking.rerank_infinity, RerankBody),
+    *(Endpoint("POST", path, reranking.score, ScoreBody) for path in ("/score", "/v1/score")),
+    Endpoint("POST", "/classify", reranking.classify, ClassifyBody),
+    Endpoint("POST", "/tokenize", reranking.tokenize, TokenizeBody),
+    *(Endpoint("POST", path, embedding.embeddings, EmbeddingsBody) for path in ("/v1/embeddings", "/embeddings")),
+    Endpoint("POST", "/v1/embed", embedding.embed_cohere, CohereEmbedBody),
+    Endpoint("POST", "/v2/embed", embedding.embed_cohere_v2, CohereEmbedV2Body),
+    *(Endpoint("POST", path, embedding.embed_tei, TeiEmbedBody, tei=True) for path in ("/embed", "/")),
+    Endpoint("POST", "/search", searching.search, SearchBody),
+    Endpoint("GET", "/documents", searching.documents),
+    Endpoint("POST", "/documents", searching.add, AddBody),
+    Endpoint("POST", "/documents/delete", searching.delete, DeleteBody),
+    Endpoint("GET", "/documents/{id:path}", searching.get),
+    Endpoint("DELETE", "/documents/{id:path}", searching.delete_one),
+    *(Endpoint("GET", path, status.list_models) for path in ("/v1/models", "/models")),
+    *(Endpoint("GET", path, status.info) for path in ("/info", "/")),
+    Endpoint("GET", "/health", status.health),
+    Endpoint("GET", "/ready", status.ready),
+    Endpoint("GET", "/metrics", status.metrics),
+    Endpoint("GET", "/openapi.json", _openapi),
+)
+
+
+class _Answer:
+    """An endpoint as an ASGI application."""
+
+    def __init__(self, endpoint: Endpoint, service: Service) -> None:
+        self.endpoint, self.service = endpoint, service
+        self.path = endpoint.path.replace(":path", "")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        request = Request(scope, receive)
+        call = Call(self.service, request)
+        call.tei = self.endpoint.tei
+        response = await self._response(call)
+        scope["texts"] = call.texts
+        await response(scope, receive, send)
+
+    async def _response(self, call: Call) -> Response:
+        try:
+            call.limit_by_header()
+            body = None
+            if self.endpoint.body is not None:
+                data = await _read(call.request, self.service)
+                body = parsed(self.endpoint.body, data, self.service.settings.ignore_unknown)
+            value = await self.endpoint.run(call, body)
+        except (ClientGoneError, ClientDisconnect):
+            return Response(status_code=CLIENT_GONE)
+        except Exception as error:  # noqa: BLE001  # answered and, if unexpected, logged without texts
+            return error_response(as_request_error(error), call.tei)
+        return value if isinstance(value, Response) else json_response(value, 200, call.headers)
+
+
+async def _read(request: Request, service: Service) -> bytes:
+    """The body.
+
+    Raises:
+        RequestError: It is too large (413) or takes too long (408).
+    """
+    most, parts, size = service.settings.max_body, [], 0
+    too_large = RequestError(413, f"the body is too large; expected at most {most} bytes")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > most:
+        raise too_large
+    try:
+        async with asyncio.timeout(service.settings.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        seconds = service.settings.body_seconds
+        raise RequestError(408, f"the body did not arrive within {seconds:g} s") from None
+    request.scope["bytes"] = size
+    return b"".join(parts)
+
+
+def application(service: Service, on_failure: Callable[[Exception], None]) -> ASGIApp:
+    """The server as an ASGI application, which loads the models when it starts.
+
+    Args:
+        service: What it serves.
+        on_failure: Called, from a thread, if the models cannot be loaded.
+    """
+
+    def load() -> None:
+        try:
+            service.load()
+        except Exception as error:  # noqa: BLE001  # handed to whoever runs the server
+            on_failure(error)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        threading.Thread(target=load, name="qwen3-rag-loading", daemon=True).start()
+        yield
+
+    async def refused(request: Request, error: Exception) -> Response:
+        problem = as_request_error(error)
+        if problem.status == 404:
+            problem = RequestError(404, f"{request.method} {request.url.path[:100]} is no route; see /openapi.json")
+        elif problem.status == 405:
+            problem = RequestError(405, f"{request.method} is no method of this route; see /openapi.json")
+        return error_response(problem)
+
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
+    routes = [
+        Route(path, _Answer(endpoint, service), methods=[endpoint.method])
+        for path, endpoints in by_path.items()
+        for endpoint in endpoints
+    ]
+    app: ASGIApp = Guard(
+        Starlette(routes=routes, exception_handlers={HTTPException: refused}, lifespan=lifespan), service
+    )
+    if origins := service.settings.allow_origins:
+        exposed = ["X-Request-ID", "X-Degraded", "X-Truncated", "Retry-After"]
+        app = CORSMiddleware(
+            app,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID", TIMEOUT_HEADER],
+            expose_headers=exposed,
+        )
+    return app

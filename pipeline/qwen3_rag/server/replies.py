@@ -1,0 +1,28 @@
+"""Responses as JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from qwen3_rag.server.failures import RequestError, error_body
+
+__all__ = ["error_response", "json_response"]
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response of JSON; arrays of numpy are written as lists."""
+    body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def error_response(error: RequestError, tei: bool = False) -> Response:
+    """A response that says what went wrong."""
+    return json_response(error_body(error, tei), error.status, error.headers)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")

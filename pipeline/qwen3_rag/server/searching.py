@@ -1,0 +1,123 @@
+"""The store's own interface: search, read, and with permission add and delete."""
+
+import time
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import anyio.to_thread
+
+from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.pipeline import Pipeline
+from qwen3_rag.records import Document, Results
+from qwen3_rag.server.bodies import AddBody, Body, DeleteBody, SearchBody
+from qwen3_rag.server.failures import RequestError
+from qwen3_rag.server.service import Call
+
+__all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
+
+MOST_LISTED = 1000
+RERANKED = ("reranking",)
+
+
+async def search(call: Call, body: SearchBody) -> Any:
+    """Find passages; the arguments are those of `Pipeline.search`."""
+    store = call.service.store
+    call.take(1)
+    call.limit(body.deadline)
+    arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Body.model_fields.keys()}
+
+    def job(left: float | None, cancel: Any) -> Results:
+        return store.search(**arguments, deadline=left, cancel=cancel)
+
+    results = await call.compute("search", job)
+    for stage, seconds in results.timings.items():
+        call.service.metrics.stages.labels(f"search: {stage}").observe(seconds)
+    call.say_degraded(results.degraded)
+    return {
+        "hits": [asdict(hit) | {"citation": hit.cite()} for hit in results],
+        "timings": results.timings,
+        "degraded": results.degraded,
+        "truncated": results.truncated,
+    }
+
+
+async def get(call: Call, _: None) -> Any:
+    """A document, or with `line` and `lines`, `start` and `end`, or `page` a part of it."""
+    store, name = call.service.store, call.request.path_params["id"]
+    (document,) = await anyio.to_thread.run_sync(store.get, [name])
+    if document is None:
+        raise RequestError(404, f"there is no document {name!r}")
+    numbers = {key: _number(call, key) for key in ("line", "lines", "start", "end", "page")}
+    part = await anyio.to_thread.run_sync(partial(_part, store, document, **numbers))
+    return {**asdict(document), "metadata": dict(document.metadata), "text": part}
+
+
+def _part(
+    store: Pipeline,
+    document: Document,
+    line: int | None,
+    lines: int | None,
+    start: int | None,
+    end: int | None,
+    page: int | None,
+) -> str:
+    by_line = None if line is None and lines is None else (line or 1, lines or len(document.text) + 1)
+    by_place = None if start is None and end is None else (start or 0, len(document.text) if end is None else end)
+    if by_line is None and by_place is None and page is None:
+        return document.text
+    return store.read_part(document.id, lines=by_line, characters=by_place, page=page) or ""
+
+
+async def documents(call: Call, _: None) -> Any:
+    """Ids, titles and sources of documents whose id begins with `prefix`, at most `limit`."""
+    store, limit = call.service.store, _number(call, "limit") or 100
+    if not 1 <= limit <= MOST_LISTED:
+        raise InvalidArgumentError(f"limit is {limit}; expected 1 to {MOST_LISTED}")
+    prefix = call.request.query_params.get("prefix", "")
+    entries = await anyio.to_thread.run_sync(lambda: [*islice(store.documents(prefix), limit + 1)])
+    return {"documents": [asdict(entry) for entry in entries[:limit]], "more": len(entries) > limit}
+
+
+async def add(call: Call, body: AddBody) -> Any:
+    """Add documents in one commit, replacing those with the same ids; they are searchable when this returns."""
+    store = _writable(call)
+    call.take(len(body.documents))
+    # None is a hash of the text.
+    new = [Document(**each.model_dump(exclude_none=True)) for each in body.documents]
+    began = time.monotonic()
+    # A write that has begun is finished, also for a client that has left: what it acknowledges is kept.
+    report = await call.write(lambda: store.add(new))
+    return {"ids": [document.id for document in new], "report": asdict(report), "seconds": time.monotonic() - began}
+
+
+async def delete(call: Call, body: DeleteBody) -> Any:
+    """Delete documents; unknown ids are ignored."""
+    store = _writable(call)
+    call.take(len(body.ids))
+    return {"deleted": await call.write(lambda: store.delete(body.ids))}
+
+
+async def delete_one(call: Call, _: None) -> Any:
+    """Delete a document."""
+    store, name = _writable(call), call.request.path_params["id"]
+    if not await call.write(lambda: store.delete([name])):
+        raise RequestError(404, f"there is no document {name!r}")
+    return {"deleted": 1}
+
+
+def _writable(call: Call) -> Pipeline:
+    store = call.service.store
+    if not call.service.settings.allow_writes:
+        raise RequestError(403, "this server only reads its store; start it with --allow-writes to add and delete")
+    return store
+
+
+def _number(call: Call, name: str) -> int | None:
+    value = call.request.query_params.get(name)
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 12:
+        raise InvalidArgumentError(f"{name} is {value[:20]!r}; expected a whole number")
+    return int(value)
