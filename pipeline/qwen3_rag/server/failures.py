@@ -15,6 +15,7 @@ from qwen3_rag.errors import (
     StoreError,
     StoreLockedError,
     StoreMovedError,
+    StoreNotFoundError,
     StoreReadOnlyError,
 )
 
@@ -95,7 +96,7 @@ def as_request_error(error: Exception) -> RequestError:
             return RequestError(409, str(error), RETRY_SECONDS)
         case StoreReadOnlyError():
             return RequestError(403, str(error))
-        case StoreMovedError():
+        case StoreMovedError() | StoreNotFoundError():
             return RequestError(503, str(error))
         case StoreError() | ModelError() | MissingDependencyError():
             logger.error("%s: %s", type(error).__name__, error)

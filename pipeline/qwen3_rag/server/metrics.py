@@ -13,7 +13,8 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-disable_created_metrics()  # twice the lines, and nothing reads them
+# Twice the lines, and nothing reads them.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 Works = Callable[[], Mapping[str, Work]]
 
 

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 import uvicorn
 
@@ -13,7 +14,7 @@ from qwen3_rag.server.application import application
 from qwen3_rag.server.protocol import timed
 from qwen3_rag.server.service import Service
 
-__all__ = ["JsonLines", "run"]
+__all__ = ["JsonLines", "Server", "run"]
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than clients keep theirs
 CONNECTIONS = 4096
@@ -39,22 +40,52 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def run(service: Service) -> None:
-    """Serve until SIGTERM or SIGINT; requests that are there then are finished first.
+class Server(uvicorn.Server):
+    """A server that listens at once; `url` is its address.
+
+    Args:
+        service: What it serves.
 
     Raises:
         InvalidArgumentError: The port is in use, or the address is not of this machine.
-        Exception: The models cannot be loaded.
     """
+
+    def __init__(self, service: Service) -> None:
+        self.failure: Exception | None = None
+        super().__init__(_config(service, self._fail))
+        settings = service.settings
+        self.listening = _listen(settings.host, settings.port)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{self.listening.getsockname()[1]}"
+
+    def _fail(self, error: Exception) -> None:
+        self.failure, self.should_exit = error, True
+
+    def work(self) -> None:
+        """Serve until `should_exit`, SIGTERM or SIGINT; requests that are there then are finished first.
+
+        Raises:
+            Exception: The models cannot be loaded.
+        """
+        with self.listening:
+            self.run(sockets=[self.listening])
+        if self.failure is not None:
+            raise self.failure
+
+
+def run(service: Service) -> None:
+    """Serve until SIGTERM or SIGINT. Errors as of `Server`."""
+    server = Server(service)
+    # Uvicorn raises the signal again when it has finished; ending as asked is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    logger.info("listening on %s", server.url)
+    server.work()
+
+
+def _config(service: Service, on_failure: Callable[[Exception], None]) -> uvicorn.Config:
     settings = service.settings
-    failures: list[Exception] = []
-
-    def failed(error: Exception) -> None:
-        failures.append(error)
-        server.should_exit = True
-
-    config = uvicorn.Config(
-        application(service, failed),
+    return uvicorn.Config(
+        application(service, on_failure),
         http=timed(settings.body_seconds, settings.send_seconds),
         ws="none",
         lifespan="on",
@@ -66,16 +97,6 @@ def run(service: Service) -> None:
         limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
     )
-    server = uvicorn.Server(config)
-    listening = _listen(settings.host, settings.port)
-    # Uvicorn raises the signal again when it has finished; ending as asked is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    logger.info("listening on http://%s:%d", host, listening.getsockname()[1])
-    with listening:
-        server.run(sockets=[listening])
-    if failures:
-        raise failures[0]
 
 
 def _listen(host: str, port: int) -> socket.socket:

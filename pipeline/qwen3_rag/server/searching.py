@@ -18,7 +18,7 @@ from qwen3_rag.server.service import Call
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
 
 MOST_LISTED = 1000
-RERANKED = ("reranking",)
+SHORTEST = 0.001  # seconds of a deadline that has passed
 
 
 async def search(call: Call, body: SearchBody) -> Any:
@@ -29,7 +29,8 @@ async def search(call: Call, body: SearchBody) -> Any:
     arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Body.model_fields.keys()}
 
     def job(left: float | None, cancel: Any) -> Results:
-        return store.search(**arguments, deadline=left, cancel=cancel)
+        seconds = None if left is None else max(left, SHORTEST)
+        return store.search(**arguments, deadline=seconds, cancel=cancel)
 
     results = await call.compute("search", job)
     for stage, seconds in results.timings.items():
@@ -72,7 +73,8 @@ def _part(
 
 async def documents(call: Call, _: None) -> Any:
     """Ids, titles and sources of documents whose id begins with `prefix`, at most `limit`."""
-    store, limit = call.service.store, _number(call, "limit") or 100
+    store, limit = call.service.store, _number(call, "limit")
+    limit = 100 if limit is None else limit
     if not 1 <= limit <= MOST_LISTED:
         raise InvalidArgumentError(f"limit is {limit}; expected 1 to {MOST_LISTED}")
     prefix = call.request.query_params.get("prefix", "")

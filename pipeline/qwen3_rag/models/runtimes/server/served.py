@@ -72,6 +72,8 @@ class Served:
             served = {str(row["id"]): row.get("max_model_len") for row in response["data"]}
         except (RefusedError, KeyError, TypeError, AttributeError):
             return requested, None
+        # A server may list a folder by its last part.
+        requested = requested if requested in served or not source.is_folder else Path(requested).name
         name = requested if requested in served or served_name or len(served) != 1 else next(iter(served))
         if served and name not in served:
             raise ModelError(
