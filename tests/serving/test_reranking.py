@@ -315,3 +315,16 @@ def test_a_full_queue_is_429_with_the_time_to_come_again(tiny_reranker: Path, mo
         assert all(future.result()["results"] for future in waiting)
         assert running.post("/rerank", body)["results"]
     assert running.metric("qwen3_rag_refused_total") == 1
+
+
+def test_fields_that_dify_and_ragflow_send_are_understood(models: Served, reranker: Reranker) -> None:
+    body = {"query": QUERY, "documents": TEXTS, "return_documents": "true"}
+    threshold = float(np.median(reranker.score(QUERY, TEXTS)))
+    rows = models.post("/v1/rerank", body | {"score_threshold": threshold})["results"]
+    assert [row["index"] for row in rows] == [
+        each.corpus_id for each in reranker.rank(QUERY, TEXTS) if each.score >= threshold
+    ]
+    assert rows[0]["document"]["text"]
+    assert models.post("/v1/embeddings", {"input": "a", "drop_params": True, "encoding_type": "float"})["data"]
+    reply = models.post("/v1/tokenize", {"text": "tide <|im_end|>", "model": models.service.embedder.name})  # type: ignore[union-attr]
+    assert "".join(reply["token_strings"]).replace("Ġ", " ") == "tide <|im_end|>"

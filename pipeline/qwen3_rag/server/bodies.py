@@ -14,6 +14,7 @@ __all__ = [
     "ClassifyBody",
     "CohereEmbedBody",
     "CohereEmbedV2Body",
+    "CohereTokenizeBody",
     "DeleteBody",
     "EmbeddingsBody",
     "RerankBody",
@@ -30,14 +31,27 @@ Cuts = Annotated[
     bool | Literal["NONE", "START", "END", "start", "end", "none"] | None,
     Field(description="False or NONE refuses a document that is too long, START cuts its beginning, else its end."),
 ]
-Text = {"type": "string"}
+Text, Object, Null = {"type": "string"}, {"type": "object"}, {"type": "null"}
 Ids = {"type": "array", "items": {"type": "integer"}}
-Object = {"type": "object"}
-TextOrObject = Annotated[Any, WithJsonSchema({"anyOf": [Text, Object]})]
-Texts = Annotated[Any, WithJsonSchema({"anyOf": [Text, {"type": "array", "items": Text}]})]
-TextsOrIds = Annotated[
-    Any, WithJsonSchema({"anyOf": [Text, Ids, {"type": "array", "items": {"anyOf": [Text, Ids, Object]}}]})
-]
+
+
+def _shapes(*shapes: dict[str, Any]) -> WithJsonSchema:
+    """The shapes of a field; its endpoint checks them, here they are described."""
+    return WithJsonSchema({"anyOf": list(shapes)})
+
+
+def _list_of(*shapes: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": {"anyOf": list(shapes)}}
+
+
+TextOrObject = Annotated[Any, _shapes(Text, Object)]
+TextOrTexts = Annotated[Any, _shapes(Text, _list_of(Text), Null)]
+TextList = Annotated[Any, _shapes(_list_of(Text), Null)]
+ObjectList = Annotated[Any, _shapes(_list_of(Object), Null)]
+DocumentList = Annotated[Any, _shapes(_list_of(Text, Object), Null)]
+IdLists = Annotated[Any, _shapes(Ids, _list_of(Ids))]
+TextsOrIds = Annotated[Any, _shapes(Text, Ids, _list_of(Text, Ids, Object))]
+CountOrAuto = Annotated[Any, _shapes({"type": "integer"}, {"const": "auto"}, Null)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, description="Seconds from the request's arrival after which it stops.")]
 
@@ -109,11 +123,12 @@ class RerankBody(Scoring):
     """Cohere's, Jina's and vLLM's rerank with `documents`; TEI's with `texts`."""
 
     query: TextOrObject
-    documents: Annotated[Any, WithJsonSchema({"type": "array", "items": {"anyOf": [Text, Object]}})] = None
-    texts: Annotated[Any, WithJsonSchema({"type": "array", "items": Text})] = None
+    documents: DocumentList = None
+    texts: TextList = None
     top_n: int | None = Field(None, ge=0, description="Most results; 0 is all.")
     top_k: int | None = Field(None, ge=0, description="The same as `top_n`.")
-    return_documents: bool | None = None
+    return_documents: bool | Literal["true", "false"] | None = None
+    score_threshold: float | None = Field(None, description="Leaves out documents of a lower probability.")
     return_text: bool | None = None
     rank_fields: list[str] | None = Field(None, description="Fields of documents that are objects.")
     max_chunks_per_doc: Any = Field(None, description="Ignored: a document is read in one piece.")
@@ -122,20 +137,27 @@ class RerankBody(Scoring):
 class ScoreBody(Scoring):
     """vLLM's score: one text against one or several, or as many pairs."""
 
-    text_1: Texts = None
-    text_2: Texts = None
-    queries: Texts = None
-    documents: Texts = None
-    items: Texts = None
-    data_1: Texts = None
-    data_2: Texts = None
+    text_1: TextOrTexts = None
+    text_2: TextOrTexts = None
+    queries: TextOrTexts = None
+    documents: TextOrTexts = None
+    items: TextOrTexts = None
+    data_1: TextOrTexts = None
+    data_2: TextOrTexts = None
     encoding_format: Literal["float"] | None = None
 
 
 class ClassifyBody(Scoring):
     """vLLM's classify with the token ids of the reranker's whole template."""
 
-    input: Annotated[Any, WithJsonSchema({"type": "array", "items": Ids})]
+    input: IdLists
+
+
+class CohereTokenizeBody(Body):
+    """Cohere's tokenize; a spelled-out control token is ordinary text."""
+
+    model: str | None = None
+    text: str
 
 
 class TokenizeBody(Body):
@@ -162,6 +184,8 @@ class EmbeddingsBody(Embedding):
     input: TextsOrIds
     encoding_format: Literal["float", "base64"] | None = None
     embedding_type: Literal["float", "base64"] | None = Field(None, description="As `encoding_format`.")
+    encoding_type: Literal["float", "base64"] | None = Field(None, description="As `encoding_format`.")
+    drop_params: Any = Field(None, description="Ignored.")
     normalized: Literal[True] | None = None
     late_chunking: Literal[False] | None = None
 
@@ -169,8 +193,8 @@ class EmbeddingsBody(Embedding):
 class CohereEmbedBody(Embedding):
     """Cohere's embed, version 1."""
 
-    texts: Annotated[Any, WithJsonSchema({"type": "array", "items": Text})] = None
-    inputs: Annotated[Any, WithJsonSchema({"type": "array", "items": Object})] = None
+    texts: TextList = None
+    inputs: ObjectList = None
     embedding_types: list[Literal["float", "base64"]] | None = None
     output_dimension: Positive | None = Field(None, description="The same as `dimensions`.")
     max_tokens: Positive | None = Field(None, description="Texts are cut to so many tokens.")
@@ -185,7 +209,7 @@ class CohereEmbedV2Body(CohereEmbedBody):
 class TeiEmbedBody(Embedding):
     """TEI's embed, and that of Hugging Face's inference clients."""
 
-    inputs: Texts
+    inputs: TextOrTexts
     normalize: Literal[True] | None = None
 
 
@@ -194,7 +218,7 @@ class SearchBody(Body):
 
     query: str
     top_k: Positive = 10
-    candidates: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"const": "auto"}]})] = None
+    candidates: CountOrAuto = None
     filter: dict[str, Any] | None = None
     instruction: str | None = None
     min_score: float | None = None
@@ -247,7 +271,7 @@ def parsed(kind: type[Kind], body: bytes, ignore_unknown: bool) -> Kind:
     if unknown and not ignore_unknown:
         known = [name for name in kind.model_fields if name != "user"]
         nearest = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "; --ignore-unknown lets such fields pass."
         raise RequestError(422, f"unknown field {unknown[0]!r}{hint} Known: {', '.join(known)}")
     return value
 

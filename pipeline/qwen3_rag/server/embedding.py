@@ -43,7 +43,7 @@ SIDES = {
 async def embeddings(call: Call, body: EmbeddingsBody) -> Any:
     """Vectors as OpenAI and Jina return them; the model's name with `:query` embeds queries."""
     model, result = await _embedded(call, body, _texts_or_ids(body.input), body.dimensions, None)
-    encoded = "base64" in (body.encoding_format, body.embedding_type)
+    encoded = "base64" in (body.encoding_format, body.embedding_type, body.encoding_type)
     rows = [
         {"object": "embedding", "index": i, "embedding": _base64(row) if encoded else row}
         for i, row in enumerate(result.vectors)

@@ -26,6 +26,7 @@ class TimedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
         super().connection_made(transport)
+        self.access_log = False  # a path may contain a document's id
         self._expect()
 
     def data_received(self, data: bytes) -> None:

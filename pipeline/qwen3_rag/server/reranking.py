@@ -8,14 +8,23 @@ from typing import Any
 import numpy as np
 
 from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.reranker import Reranker
 from qwen3_rag.scores import RerankResult, best_first, probability
-from qwen3_rag.server.bodies import ClassifyBody, RerankBody, ScoreBody, Scoring, TokenizeBody, text_inputs
+from qwen3_rag.server.bodies import (
+    ClassifyBody,
+    CohereTokenizeBody,
+    RerankBody,
+    ScoreBody,
+    Scoring,
+    TokenizeBody,
+    text_inputs,
+)
 from qwen3_rag.server.failures import RequestError
 from qwen3_rag.server.models import Cut, ServedReranker
 from qwen3_rag.server.service import Call
 
-__all__ = ["classify", "rerank", "rerank_infinity", "score", "tokenize"]
+__all__ = ["classify", "rerank", "rerank_infinity", "score", "tokenize", "tokenize_cohere"]
 
 API_VERSION = {"version": "2"}  # of Cohere's interface
 
@@ -43,12 +52,16 @@ async def _reranked(call: Call, body: RerankBody, plain: bool) -> Any:
     model = call.service.reranker_named(body.model)
     result = await _scores(call, model, query, documents, body)
     values = _values(result, body)
-    order = best_first(result)[: body.top_n or body.top_k or None]
+    order = best_first(result)
+    if body.score_threshold is not None:
+        likely = probability(result.log_odds)
+        order = [i for i in order if likely[i] >= body.score_threshold]
+    order = order[: body.top_n or body.top_k or None]
     if body.texts is not None:
-        shown = bool(body.return_text or body.return_documents)
+        shown = _shows(body)
         return [{"index": i, "score": values[i], **({"text": documents[i]} if shown else {})} for i in order]
     rows: list[dict[str, Any]] = [{"index": i, "relevance_score": values[i]} for i in order]
-    if body.return_documents or body.return_text:
+    if _shows(body):
         for row in rows:
             own = given[row["index"]]
             row["document"] = documents[row["index"]] if plain else own if isinstance(own, dict) else {"text": own}
@@ -110,18 +123,31 @@ async def classify(call: Call, body: ClassifyBody) -> Any:
 
 async def tokenize(call: Call, body: TokenizeBody) -> Any:
     """Token ids of a text, none of them a control token."""
+    model, ids, pieces = await _tokenized(call, body.model, body.prompt)
+    shown = pieces if body.return_token_strs else None
+    return {"count": len(ids), "max_model_len": model.longest, "tokens": ids, "token_strs": shown}
+
+
+async def tokenize_cohere(call: Call, body: CohereTokenizeBody) -> Any:
+    """Token ids of a text, none of them a control token, as Cohere returns them."""
+    _, ids, pieces = await _tokenized(call, body.model, body.text)
+    return {"tokens": ids, "token_strings": pieces, "meta": {"api_version": {"version": "1"}}}
+
+
+async def _tokenized(call: Call, name: str | None, text: str) -> tuple[Reranker | Embedder, list[int], list[str]]:
     call.take(1)
     service = call.service
-    served = service.reranker if service.reranker and (body.model or "") in {"", *service.reranker.known} else None
-    model = served.measure if served else service.embedder_named(body.model)[0].model
-    tokens = model.loaded.tokens
-    if tokens is None:
-        raise RequestError(404, f"the runtime {model.runtime!r} takes texts, not token ids")
-    (ids,) = tokens.encode([body.prompt])
-    reply: dict[str, Any] = {"count": len(ids), "max_model_len": model.longest, "tokens": ids, "token_strs": None}
-    if body.return_token_strs:
-        reply["token_strs"] = [tokens.plain.id_to_token(token_id) for token_id in ids]
-    return reply
+    served = service.reranker if service.reranker and (name or "") in {"", *service.reranker.known} else None
+    model: Reranker | Embedder = served.measure if served else service.embedder_named(name)[0].model
+
+    def job(left: float | None, cancel: Any) -> tuple[list[int], list[str]]:
+        tokens = model.loaded.tokens
+        if tokens is None:
+            raise RequestError(404, f"the runtime {model.runtime!r} takes texts, not token ids")
+        (ids,) = tokens.encode([text])
+        return ids, [tokens.plain.id_to_token(token_id) or "" for token_id in ids]
+
+    return model, *await call.compute("tokenize", job)
 
 
 async def _scores(
@@ -160,6 +186,11 @@ async def _pairs(
     result = await call.compute("rerank", job)
     _count(call, model, result)
     return result
+
+
+def _shows(body: RerankBody) -> bool:
+    """Whether documents come back with their scores."""
+    return bool(body.return_text) or body.return_documents in (True, "true")
 
 
 def _single(query: Any) -> Any:
