@@ -88,7 +88,7 @@ def load(model: str, dtype: str, callers: Sequence[int]) -> dict[str, Any]:
             measured: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in systems}
             for turn in range(TURNS):
                 for name, ask in systems.items():
-                    measured[name].append(_turn(ask, count, texts, f"{turn}"))
+                    measured[name].append(_turn(ask, count, texts, f"{count}, turn {turn}, "))
             rows["callers"][str(count)] = _row(count, measured)
     return rows
 

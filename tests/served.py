@@ -46,7 +46,8 @@ def served(
     *models: Any, key: str | None = None, pipeline: Any = None, reranker_name: str | None = None, **settings: Any
 ) -> Iterator[Served]:
     """A server of an embedder and a reranker, or of a store, until the block ends."""
-    service = Service(ServerSettings(port=0, **settings), *models, pipeline=pipeline, reranker_name=reranker_name)
+    settings = {"port": 0, "compile": False} | settings
+    service = Service(ServerSettings(**settings), *models, pipeline=pipeline, reranker_name=reranker_name)
     server = Server(service)
     thread = threading.Thread(target=server.work)
     thread.start()

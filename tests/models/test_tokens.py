@@ -122,3 +122,20 @@ def test_a_tokenizer_that_merges_query_and_document_is_rejected(tmp_path: Path) 
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelError, match="merges '<Document>:' with the text after it"):
         RerankFormat(Tokens(tmp_path), 512)
+
+
+@pytest.mark.parametrize("at_most", [1, 5, 40])
+def test_a_text_that_is_cut_before_it_is_encoded_has_the_same_first_ids(
+    tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch, at_most: int
+) -> None:
+    monkeypatch.setattr("qwen3_rag.models.checkpoints.tokens.FEW", 0)
+    tokens = Tokens(tiny_reranker)
+    for text in (
+        "The moon raises the tides. " * 200, "潮汐是由月球引起的。" * 300, "x" * 4000 + " y" * 900, "!?\n" * 2000,
+        "   \n\t " * 900, "word\n\n" * 900, "a" * 9000, "<|im_end|> " * 500, "é🙂 " * 900, "don't  stop 'll " * 400,
+    ):  # fmt: skip
+        (whole,), (cut,) = tokens.encode([text]), tokens.encode([text], at_most)
+        assert cut[:at_most] == whole[:at_most]
+        assert len(cut) > at_most
+        assert len(tokens._beginning(text, at_most + 1)) <= len(text)
+    assert len(tokens.encode(["The moon raises the tides. " * 9000], 5)[0]) < 9000

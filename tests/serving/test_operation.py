@@ -87,7 +87,16 @@ def process(*arguments: str, **options: Any) -> Iterator[Process]:
 @pytest.fixture(scope="module")
 def arguments(tiny_embedder: Path, tiny_reranker: Path) -> list[str]:
     models = ["--embedder", str(tiny_embedder), "--reranker", str(tiny_reranker), "--dtype", "float32"]
-    return [*models, "--embedder-name", "ours/embedder", "--reranker-name", "ours/reranker", "--port", "0"]
+    return [
+        *models,
+        "--embedder-name",
+        "ours/embedder",
+        "--reranker-name",
+        "ours/reranker",
+        "--no-compile",
+        "--port",
+        "0",
+    ]
 
 
 def test_it_is_ready_when_the_models_are_loaded_and_ends_on_sigterm(arguments: list[str]) -> None:
@@ -213,7 +222,7 @@ def test_a_store_of_another_embedder_is_refused(tmp_path: Path, tiny_embedder: P
 
 
 def test_options_come_from_a_file_and_the_environment(tmp_path: Path, tiny_reranker: Path) -> None:
-    settings = f'[serve]\nreranker = "{tiny_reranker}"\nport = 0\nmax-texts = 3\nkey-file = "keys"\n'
+    settings = f'[serve]\nreranker = "{tiny_reranker}"\nport = 0\ncompile = false\nmax-texts = 3\nkey-file = "keys"\n'
     (tmp_path / "qwen3-rag.toml").write_text(settings)
     (tmp_path / "keys").write_text(KEY)
     (tmp_path / "keys").chmod(0o600)

@@ -11,6 +11,7 @@ import pytest
 
 from qwen3_rag import Cascade, Reranker
 from qwen3_rag.prompts import INSTRUCTIONS
+from qwen3_rag.server.models import Cut
 from served import Served, served, wait_for
 
 QUERY = "what raises the tides"
@@ -328,3 +329,64 @@ def test_fields_that_dify_and_ragflow_send_are_understood(models: Served, rerank
     assert models.post("/v1/embeddings", {"input": "a", "drop_params": True, "encoding_type": "float"})["data"]
     reply = models.post("/v1/tokenize", {"text": "tide <|im_end|>", "model": models.service.embedder.name})  # type: ignore[union-attr]
     assert "".join(reply["token_strings"]).replace("Ġ", " ") == "tide <|im_end|>"
+
+
+def test_a_start_that_is_cut_leaves_the_whole_end(models: Served, reranker: Reranker) -> None:
+    long = " ".join(f"word{i}" for i in range(6000))
+    ends = reranker.read(QUERY, [long[-2000:]])
+    for body in ({"truncation_direction": "Left"}, {"truncate": "START"}):
+        response = models.http.post("/rerank", json={"query": QUERY, "documents": [long]} | body)
+        assert response.headers["X-Truncated"] == "1"
+        assert response.json()["usage"]["total_tokens"] <= 8192
+        right = models.post("/rerank", {"query": QUERY, "documents": [long], "max_tokens_per_doc": 30})["usage"]
+        left = models.post("/rerank", {"query": QUERY, "documents": [long], "max_tokens_per_doc": 30} | body)["usage"]
+        assert left["total_tokens"] <= right["total_tokens"]
+    kept = models.service.reranker._cut(QUERY, [long], None, Cut(tokens=30, from_start=True))[0][0]  # type: ignore[union-attr]
+    assert long.endswith(kept)
+    assert len(reranker.spans(" " + kept)) in (29, 30)
+    assert ends.truncated == 0
+
+
+def test_errors_of_tei_have_its_form_from_the_first_check_on(models: Served) -> None:
+    response = models.http.post("/rerank", json={"texts": ["a"], "top_n": "x"})
+    assert response.status_code == 422
+    assert response.json().keys() == {"error", "error_type"}
+
+
+def test_numbers_of_any_size_come_back_in_documents(models: Served) -> None:
+    document = {"text": "tide", "n": 10**30, "f": 1.5}
+    rows = models.post("/rerank", {"query": QUERY, "documents": [document], "return_documents": True})["results"]
+    assert rows[0]["document"] == document
+
+
+def test_pairs_share_batches(models: Served, reranker: Reranker) -> None:
+    work = reranker.loaded.work
+    assert work is not None
+    before = work.batches
+    models.post("/score", {"text_1": [f"query {i}" for i in range(40)], "text_2": ["a tide"] * 40})
+    assert work.batches - before < 20
+
+
+def test_classify_keeps_a_deadline_and_has_no_fields_that_ids_make_void(models: Served, reranker: Reranker) -> None:
+    (group,) = reranker.loaded.format.encode(INSTRUCTIONS["web-search"], [(QUERY, TEXTS)])  # type: ignore[attr-defined]
+    reply = models.post("/classify", {"input": group.inputs, "deadline": 0})
+    assert reply["data"] == []
+    assert reply["degraded"].startswith("deadline passed: 0 of")
+    for field in ("instruction", "truncate", "max_tokens_per_doc"):
+        assert "unknown field" in models.refused("/classify", {"input": group.inputs, field: "legal"}, 422)
+
+
+def test_limits_count_instructions_ids_and_pairs(embedder: Any, reranker: Reranker) -> None:
+    sentence = "Given a riddle, find its solution " * 10
+    with served(embedder, reranker, max_tokens=400) as running:
+        texts = {"input": ["tide"] * 20}
+        assert running.post("/v1/embeddings", texts)["data"]
+        asked = texts | {"instruction": sentence, "input_type": "query"}
+        assert "more than 400 tokens" in running.refused("/v1/embeddings", asked, 413)
+        ids = embedder.loaded.format.documents(["tide " * 60] * 10).ids
+        assert "more than 400 tokens" in running.refused("/v1/embeddings", {"input": ids}, 413)
+        pairs = {"text_1": ["tide " * 30] * 10, "text_2": ["moon " * 30] * 10}
+        assert "more than 400 tokens" in running.refused("/score", pairs, 413)
+        assert "whole inputs already" in running.refused(
+            "/v1/embeddings", {"input": ids[:1], "input_type": "query"}, 422
+        )

@@ -10,7 +10,7 @@ import pytest
 
 from qwen3_rag import Document, Embedder, Pipeline, Reranker
 from qwen3_rag.errors import EmbedderMismatchError
-from qwen3_rag.server.bodies import Body, SearchBody
+from qwen3_rag.server.bodies import SearchBody, Timed
 from served import Served, served, wait_for
 
 
@@ -36,7 +36,7 @@ def test_search_takes_every_argument_of_the_pipeline() -> None:
     import inspect
 
     arguments = set(inspect.signature(Pipeline.search).parameters) - {"self", "cancel"}
-    assert arguments == (set(SearchBody.model_fields) - set(Body.model_fields)) | {"deadline"}
+    assert arguments == (set(SearchBody.model_fields) - set(Timed.model_fields)) | {"deadline"}
 
 
 @pytest.mark.parametrize(

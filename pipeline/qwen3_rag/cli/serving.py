@@ -88,6 +88,9 @@ def serve(
     ignore_unknown: Annotated[
         bool, typer.Option("--ignore-unknown", help="Ignore unknown fields instead of refusing them.")
     ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the models before they are ready.")
+    ] = True,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
     trust_urls: TrustUrls = False,
 ) -> None:
@@ -123,6 +126,7 @@ def serve(
         drain_seconds=drain_seconds,
         deadline=deadline,
         ignore_unknown=ignore_unknown,
+        compile=compile,
     )
     arguments: dict[str, Any] = {"device": device, "dtype": dtype, "runtime": runtime, "max_length": max_length}
     first = None if embedder is None else Embedder(embedder, **arguments)

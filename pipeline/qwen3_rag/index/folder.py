@@ -6,6 +6,7 @@ opened relative to the folder's handle, and the identity is compared after each 
 The file `commit` also stores the number of the last acknowledged commit, which detects commits that SQLite dropped.
 """
 
+import errno
 import mmap
 import os
 import struct
@@ -215,6 +216,8 @@ class Folder:
         try:
             handle = self._opened(COUNTER, os.O_RDONLY)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # says nothing about the store
             self.check_path()
             raise IndexCorruptedError(f"{self.path / COUNTER} cannot be read: {error}") from error
         with os.fdopen(handle, "rb") as file:

@@ -3,6 +3,7 @@
 import importlib
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -25,10 +26,12 @@ class _Process:
 
     computes = False
     parent_computed = False
+    loading = threading.Lock()  # the libraries' own lazy imports fail if two threads load at once
 
     @classmethod
     def after_fork(cls) -> None:
         cls.computes, cls.parent_computed = False, cls.computes or cls.parent_computed
+        cls.loading = threading.Lock()
 
 
 forget_in_child(_Process.after_fork)
@@ -101,8 +104,13 @@ class NamedModel(Forked, Generic[Running]):
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                with nullcontext() if "://" in self.runtime else _Process.loading:
+                    self._loaded = self._load()
             return self._loaded
+
+    def warm_up(self) -> None:
+        """Load the weights, and do now what would make a later call wait: compile the layers if that is to be done."""
+        self.loaded.warm_up()
 
     def _load(self, **extra: Any) -> Running:
         spec = find(self.kind, self.runtime)

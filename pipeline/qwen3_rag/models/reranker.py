@@ -15,7 +15,7 @@ from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.runtimes.protocols import RerankRuntime, Scored
 from qwen3_rag.progress import progress
 from qwen3_rag.prompts import resolve_instruction
-from qwen3_rag.scores import NEVER, Cancellation, Group, Ranked, RerankResult, probability, ranked
+from qwen3_rag.scores import Cancellation, Group, Ranked, RerankResult, probability, ranked
 
 __all__ = ["Reranker"]
 
@@ -178,20 +178,35 @@ class Reranker(NamedModel[RerankRuntime]):
     def predict(
         self, pairs: Sequence[tuple[str, str]], instruction: str | None = None, show_progress: bool = False
     ) -> Float32:
-        """Log-odds of (query, document) pairs: float32 (n,), like `CrossEncoder.predict`.
+        """Log-odds of (query, document) pairs: float32 (n,), like `CrossEncoder.predict`. Errors as in `read_pairs`."""
+        return self.read_pairs(pairs, instruction, show_progress=show_progress).log_odds
+
+    def read_pairs(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        instruction: str | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
+        show_progress: bool = False,
+    ) -> RerankResult:
+        """Log-odds of (query, document) pairs; other arguments as in `read`. Equal pairs are scored once.
 
         Raises:
             InvalidArgumentError: `pairs` is not a list of pairs of texts, or a query is empty.
         """
+        cancellation = Cancellation.after(check_seconds(deadline, "deadline"), check_cancel(cancel))
         groups: dict[str, dict[str, int]] = {}  # query to its distinct documents and their places
         for position, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InvalidArgumentError(f"pairs[{position}] is {pair!r}; expected a (query, document) pair of texts")
             documents = groups.setdefault(check_query(pair[0]), {})
             documents.setdefault(pair[1], len(documents))
-        result = self._score([(q, list(texts)) for q, texts in groups.items()], instruction, NEVER, show_progress)
+        result = self._score(
+            [(q, list(texts)) for q, texts in groups.items()], instruction, cancellation, show_progress
+        )
         firsts = dict(zip(groups, np.cumsum([0, *map(len, groups.values())]).tolist(), strict=False))
-        return result.log_odds[[firsts[query] + groups[query][document] for query, document in pairs]]
+        places = [firsts[query] + groups[query][document] for query, document in pairs]
+        return replace(result, log_odds=result.log_odds[places], stage=result.stage[places])
 
     def rank(
         self,

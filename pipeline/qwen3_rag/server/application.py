@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ from qwen3_rag.server.bodies import (
     SearchBody,
     TeiEmbedBody,
     TokenizeBody,
+    as_json,
     parsed,
 )
 from qwen3_rag.server.failures import RequestError, as_request_error
@@ -53,6 +55,8 @@ class Endpoint:
         run: Computes the response's JSON, or a response.
         body: Kind of the request's body; None has none.
         tei: Whether errors have TEI's form.
+        early: Whether it answers before the models are loaded.
+        writes: Whether it needs `--allow-writes`.
     """
 
     method: str
@@ -60,11 +64,18 @@ class Endpoint:
     run: Callable[[Call, Any], Awaitable[Any]]
     body: type[Body] | None = None
     tei: bool = False
+    early: bool = False
+    writes: bool = False
 
 
 async def _openapi(call: Call, _: None) -> Any:
     """This interface as an OpenAPI document."""
-    return described(ENDPOINTS, bool(call.service.settings.keys))
+    return _document(bool(call.service.settings.keys))
+
+
+@cache
+def _document(with_keys: bool) -> dict[str, Any]:
+    return described(ENDPOINTS, with_keys)
 
 
 ENDPOINTS = (
@@ -80,16 +91,16 @@ ENDPOINTS = (
     *(Endpoint("POST", path, embedding.embed_tei, TeiEmbedBody, tei=True) for path in ("/embed", "/")),
     Endpoint("POST", "/search", searching.search, SearchBody),
     Endpoint("GET", "/documents", searching.documents),
-    Endpoint("POST", "/documents", searching.add, AddBody),
-    Endpoint("POST", "/documents/delete", searching.delete, DeleteBody),
+    Endpoint("POST", "/documents", searching.add, AddBody, writes=True),
+    Endpoint("POST", "/documents/delete", searching.delete, DeleteBody, writes=True),
     Endpoint("GET", "/documents/{id:path}", searching.get),
-    Endpoint("DELETE", "/documents/{id:path}", searching.delete_one),
+    Endpoint("DELETE", "/documents/{id:path}", searching.delete_one, writes=True),
     *(Endpoint("GET", path, status.list_models) for path in ("/v1/models", "/models")),
     *(Endpoint("GET", path, status.info) for path in ("/info", "/")),
-    Endpoint("GET", "/health", status.health),
+    Endpoint("GET", "/health", status.health, early=True),
     Endpoint("GET", "/ready", status.ready),
-    Endpoint("GET", "/metrics", status.metrics),
-    Endpoint("GET", "/openapi.json", _openapi),
+    Endpoint("GET", "/metrics", status.metrics, early=True),
+    Endpoint("GET", "/openapi.json", _openapi, early=True),
 )
 
 
@@ -111,21 +122,55 @@ class _Answer:
 
     async def _response(self, call: Call) -> Response:
         try:
+            self._check()
             call.limit_by_header()
-            body = None
-            if self.endpoint.body is not None:
-                data = await _read(call.request, self.service)
-                body = parsed(self.endpoint.body, data, self.service.settings.ignore_unknown)
-            value = await self.endpoint.run(call, body)
+            if self.endpoint.body is None:
+                return _finished(call, await self.endpoint.run(call, None))
+            with call.service.queue.body(call.service.settings.max_body) as grow:
+                data = await _read(call.request, call.service, grow)
+                return _finished(call, await self.endpoint.run(call, self._parsed(call, data)))
         except (ClientGoneError, ClientDisconnect):
             return Response(status_code=CLIENT_GONE)
+        except asyncio.CancelledError:  # the time to finish requests is over
+            return error_response(RequestError(503, "the server ends", 1), call.tei)
         except Exception as error:  # noqa: BLE001  # answered and, if unexpected, logged without texts
-            return error_response(as_request_error(error), call.tei)
-        return value if isinstance(value, Response) else json_response(value, 200, call.headers)
+            return error_response(self._without_path(as_request_error(error)), call.tei)
+
+    def _check(self) -> None:
+        """Check what can be checked before the body is read.
+
+        Raises:
+            RequestError: The models are not loaded, the queue is full, or writing is not allowed.
+        """
+        service, endpoint = self.service, self.endpoint
+        if not service.loaded and not endpoint.early:
+            raise RequestError(503, "the models are being loaded", 1)
+        if endpoint.writes and service.pipeline is not None and not service.settings.allow_writes:
+            raise RequestError(403, "this server only reads its store; start it with --allow-writes to add and delete")
+        if endpoint.body is not None:
+            service.queue.check()
+
+    def _parsed(self, call: Call, data: bytes) -> Body:
+        kind, settings = self.endpoint.body, self.service.settings
+        assert kind is not None
+        # Values of token ids, and a generous number of others.
+        value = as_json(data, settings.max_tokens + 100 * settings.max_texts)
+        call.tei = call.tei or kind.tei_field in value
+        return parsed(kind, value, settings.ignore_unknown)
+
+    def _without_path(self, error: RequestError) -> RequestError:
+        """The error without the store's path, which is no concern of a caller's."""
+        if self.service.pipeline is not None:
+            error.message = error.message.replace(str(self.service.pipeline.store.folder), "the store")
+        return error
 
 
-async def _read(request: Request, service: Service) -> bytes:
-    """The body.
+def _finished(call: Call, value: Any) -> Response:
+    return value if isinstance(value, Response) else json_response(value, 200, call.headers)
+
+
+async def _read(request: Request, service: Service, grow: Callable[[int], None]) -> bytes:
+    """The body; `grow` is told of its parts.
 
     Raises:
         RequestError: It is too large (413) or takes too long (408).
@@ -141,6 +186,7 @@ async def _read(request: Request, service: Service) -> bytes:
                 size += len(part)
                 if size > most:
                     raise too_large
+                grow(len(part))
                 parts.append(part)
     except TimeoutError:
         seconds = service.settings.body_seconds
@@ -171,9 +217,9 @@ def application(service: Service, on_failure: Callable[[Exception], None]) -> AS
     async def refused(request: Request, error: Exception) -> Response:
         problem = as_request_error(error)
         if problem.status == 404:
-            problem = RequestError(404, f"{request.method} {request.url.path[:100]} is no route; see /openapi.json")
+            problem.message = f"{request.method} {request.url.path[:100]} is no route; see /openapi.json"
         elif problem.status == 405:
-            problem = RequestError(405, f"{request.method} is no method of this route; see /openapi.json")
+            problem.message = f"{request.method} is no method of this route; see /openapi.json"
         return error_response(problem)
 
     by_path: dict[str, list[Endpoint]] = {}

@@ -1,14 +1,16 @@
 """The bodies of requests: which fields each dialect has, and which values they take."""
 
 import difflib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
+from pydantic_core import from_json
 
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.server.failures import RequestError
 
 __all__ = [
+    "Activated",
     "AddBody",
     "Body",
     "ClassifyBody",
@@ -22,6 +24,7 @@ __all__ = [
     "SearchBody",
     "TeiEmbedBody",
     "TokenizeBody",
+    "as_json",
     "parsed",
     "text_inputs",
 ]
@@ -33,6 +36,15 @@ Cuts = Annotated[
 ]
 Text, Object, Null = {"type": "string"}, {"type": "object"}, {"type": "null"}
 Ids = {"type": "array", "items": {"type": "integer"}}
+
+
+class _First(FailFast):
+    """Reports the first wrong item of a list only; hashable, as a part of a union must be."""
+
+    __hash__ = object.__hash__
+
+
+FIRST = _First()
 
 
 def _shapes(*shapes: dict[str, Any]) -> WithJsonSchema:
@@ -59,13 +71,20 @@ Seconds = Annotated[float, Field(ge=0, description="Seconds from the request's a
 class Body(BaseModel):
     """What every body may have."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
-    deadline: Seconds | None = None
+    tei_field: ClassVar[str | None] = None  # the field by which a body is one of TEI's
+
     user: Any = Field(None, description="Ignored.")
 
 
-class Modelled(Body):
+class Timed(Body):
+    """A body of work that can be stopped."""
+
+    deadline: Seconds | None = None
+
+
+class Modelled(Timed):
     """A body that names a model."""
 
     model: str | None = None
@@ -104,14 +123,12 @@ class Cutting(Modelled):
         return start or (self.truncation_direction or "").lower() == "left"
 
 
-class Scoring(Cutting):
+class Activated(Timed):
     """A body that asks for scores."""
 
     raw_scores: bool | None = Field(None, description="Log-odds in place of probabilities.")
     use_activation: bool | None = Field(None, description="False gives log-odds in place of probabilities.")
     activation: bool | None = Field(None, description="As `use_activation`.")
-    max_tokens_per_doc: Positive | None = Field(None, description="Documents are cut to so many tokens.")
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Most tokens of a pair; the document is cut.")
 
     @property
     def wants_log_odds(self) -> bool:
@@ -119,8 +136,17 @@ class Scoring(Cutting):
         return bool(self.raw_scores) or self.use_activation is False or self.activation is False
 
 
+class Scoring(Cutting, Activated):
+    """A body that asks for the scores of texts."""
+
+    max_tokens_per_doc: Positive | None = Field(None, description="Documents are cut to so many tokens.")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Most tokens of a pair; the document is cut.")
+
+
 class RerankBody(Scoring):
     """Cohere's, Jina's and vLLM's rerank with `documents`; TEI's with `texts`."""
+
+    tei_field = "texts"
 
     query: TextOrObject
     documents: DocumentList = None
@@ -130,7 +156,7 @@ class RerankBody(Scoring):
     return_documents: bool | Literal["true", "false"] | None = None
     score_threshold: float | None = Field(None, description="Leaves out documents of a lower probability.")
     return_text: bool | None = None
-    rank_fields: list[str] | None = Field(None, description="Fields of documents that are objects.")
+    rank_fields: Annotated[list[str], FIRST] | None = Field(None, description="Fields of documents that are objects.")
     max_chunks_per_doc: Any = Field(None, description="Ignored: a document is read in one piece.")
 
 
@@ -147,9 +173,10 @@ class ScoreBody(Scoring):
     encoding_format: Literal["float"] | None = None
 
 
-class ClassifyBody(Scoring):
+class ClassifyBody(Activated):
     """vLLM's classify with the token ids of the reranker's whole template."""
 
+    model: str | None = None
     input: IdLists
 
 
@@ -195,7 +222,7 @@ class CohereEmbedBody(Embedding):
 
     texts: TextList = None
     inputs: ObjectList = None
-    embedding_types: list[Literal["float", "base64"]] | None = None
+    embedding_types: Annotated[list[Literal["float", "base64"]], FIRST] | None = None
     output_dimension: Positive | None = Field(None, description="The same as `dimensions`.")
     max_tokens: Positive | None = Field(None, description="Texts are cut to so many tokens.")
 
@@ -213,11 +240,11 @@ class TeiEmbedBody(Embedding):
     normalize: Literal[True] | None = None
 
 
-class SearchBody(Body):
+class SearchBody(Timed):
     """Arguments of `Pipeline.search`."""
 
     query: str
-    top_k: Positive = 10
+    top_k: int = Field(10, ge=1, le=10_000)
     candidates: CountOrAuto = None
     filter: dict[str, Any] | None = None
     instruction: str | None = None
@@ -229,7 +256,7 @@ class SearchBody(Body):
     blend: float = 0.0
     group_by_document: bool = False
     distinct: bool = False
-    neighbours: int = 0
+    neighbours: int = Field(0, ge=0, le=100)
 
 
 class NewDocument(BaseModel):
@@ -247,33 +274,54 @@ class NewDocument(BaseModel):
 class AddBody(Body):
     """Documents to add; those with the same ids are replaced."""
 
-    documents: list[NewDocument] = Field(min_length=1)
+    documents: Annotated[list[NewDocument], FIRST] = Field(min_length=1)
 
 
 class DeleteBody(Body):
     """Ids of documents to delete."""
 
-    ids: list[str] = Field(min_length=1)
+    ids: Annotated[list[str], FIRST] = Field(min_length=1)
 
 
 Kind = TypeVar("Kind", bound=Body)
 
 
-def parsed(kind: type[Kind], body: bytes, ignore_unknown: bool) -> Kind:
-    """A body from JSON.
+def as_json(body: bytes, most: int) -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Args:
+        body: Its bytes.
+        most: Most values in it; more would take long to read, whatever they are.
 
     Raises:
-        ValidationError: It is not JSON, or a field is wrong.
+        RequestError: It is not JSON (400), not an object (422), or has too many values (413).
+    """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > most:
+        raise RequestError(413, f"the body has more than {most} values; expected fewer: send several")
+    try:
+        value = from_json(body, allow_inf_nan=False, cache_strings=False)
+    except ValueError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError(422, f"the body is {repr(value)[:SHOWN]}; expected an object")
+    return value
+
+
+def parsed(kind: type[Kind], value: dict[str, Any], ignore_unknown: bool) -> Kind:
+    """A body of this kind.
+
+    Raises:
+        ValidationError: A field is wrong.
         RequestError: A field is unknown.
     """
-    value = kind.model_validate_json(body)
-    unknown = [name for name, given in (value.model_extra or {}).items() if given is not None]
+    unknown = [name for name in value.keys() - kind.model_fields.keys() if value[name] is not None]
     if unknown and not ignore_unknown:
+        first = min(unknown)[:SHOWN]
         known = [name for name in kind.model_fields if name != "user"]
-        nearest = difflib.get_close_matches(unknown[0], known, 1)
+        nearest = difflib.get_close_matches(first, known, 1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "; --ignore-unknown lets such fields pass."
-        raise RequestError(422, f"unknown field {unknown[0]!r}{hint} Known: {', '.join(known)}")
-    return value
+        raise RequestError(422, f"unknown field {first!r}{hint} Known: {', '.join(known)}")
+    return kind.model_validate(value)
 
 
 def text_inputs(value: Any, name: str) -> list[str]:

@@ -126,7 +126,11 @@ def _side(body: Embedding, by_name: bool, model: ServedEmbedder) -> tuple[bool, 
         if value is None:
             continue
         if name == "prompt_name" and value in named and value not in SIDES:
-            sides[f"{name} {value!r}"], instruction = True, instruction or value
+            if instruction not in (None, value):
+                raise InvalidArgumentError(
+                    f"instruction is {instruction!r} and prompt_name is {value!r}; expected one of them"
+                )
+            sides[f"{name} {value!r}"], instruction = True, value
         elif value.lower() in SIDES:
             sides[f"{name} {value!r}"] = SIDES[value.lower()]
         else:

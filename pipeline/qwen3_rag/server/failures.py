@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -56,18 +57,19 @@ class RequestError(Exception):
     Attributes:
         status: HTTP status.
         message: For the caller.
-        retry_after: Seconds after which trying again makes sense, or None.
+        headers: Headers of the response.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, retry_after: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the response."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        self.status, self.message = status, message
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
 
 
 def error_body(error: RequestError, tei: bool = False) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def as_request_error(error: Exception) -> RequestError:
         case ValidationError():
             return _wrong_fields(error)
         case HTTPException():
-            return RequestError(error.status_code, str(error.detail))
+            return RequestError(error.status_code, str(error.detail), headers=error.headers)
         case InvalidArgumentError():
             return RequestError(422, str(error))
         case StoppedError():
@@ -98,8 +100,12 @@ def as_request_error(error: Exception) -> RequestError:
             return RequestError(403, str(error))
         case StoreMovedError() | StoreNotFoundError():
             return RequestError(503, str(error))
+        case OSError():
+            logger.error("%s: errno %s", type(error).__name__, error.errno)
+            return RequestError(503, f"the system is out of something: {error.strerror or type(error).__name__}")
         case StoreError() | ModelError() | MissingDependencyError():
-            logger.error("%s: %s", type(error).__name__, error)
+            # Without the message: that of another server may repeat texts.
+            logger.error("%s in a request", type(error).__name__)
             return RequestError(500, str(error))
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("unexpected %s in a request; its message is left out, as it may contain texts\n%s", type(error), where)
@@ -109,13 +115,9 @@ def as_request_error(error: Exception) -> RequestError:
 def _wrong_fields(error: ValidationError) -> RequestError:
     """The first wrong field: where, what it is, and what was expected."""
     first = error.errors(include_url=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     # Names of a union's members are no part of the body.
-    place = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    where = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).removeprefix(".")
+    place = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     shown = repr(first.get("input"))
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
-    more = len(error.errors()) - 1
-    rest = f" (and {more} more)" if more and not where else ""
-    return RequestError(422, f"{where or 'the body'} is {shown}: {first['msg']}{rest}")
+    return RequestError(422, f"{where or 'the body'} is {shown}: {first['msg']}")

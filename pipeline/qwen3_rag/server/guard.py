@@ -16,6 +16,7 @@ from qwen3_rag.server.service import Service
 __all__ = ["Guard", "route_of"]
 
 OPEN = "/health"  # needs no key
+ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-encoding", b"content-length")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 WITH_BODY = ("POST", "PUT", "PATCH")
 TEI_PATHS = ("/", "/embed")
@@ -40,6 +41,7 @@ class Guard:
             return
         began, status = time.monotonic(), 499
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        repeated = {name for name in ONCE if sum(name == each for each, _ in scope["headers"]) > 1}
         given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
 
@@ -51,7 +53,7 @@ class Guard:
             await send(message)
 
         try:
-            if refusal := self._refusal(scope, headers):
+            if refusal := _repetition(repeated) or self._refusal(scope, headers):
                 await error_response(refusal, scope["path"] in TEI_PATHS)(scope, receive, numbered)
             else:
                 await self.app(scope, receive, numbered)
@@ -62,7 +64,7 @@ class Guard:
         settings = self.service.settings
         host = headers.get(b"host", b"").decode("latin-1").lower()
         name = re.sub(r":\d*$", "", host)
-        if settings.host_names and name not in settings.host_names:
+        if settings.host_names and name not in settings.host_names and scope["path"] != OPEN:
             return RequestError(421, f"the host {name!r} is none of this server's names: --allow-host adds one")
         if not self._origin_passes(headers.get(b"origin"), host):
             return RequestError(403, "pages of this origin may not call this server: --allow-origin lets one")
@@ -76,7 +78,7 @@ class Guard:
         """Whether a web page may call: one of this server's own, or of an origin that was allowed."""
         if origin is None:
             return True
-        text, allowed = origin.decode("latin-1").lower(), self.service.settings.allow_origins
+        text, allowed = origin.decode("latin-1").lower(), [each.lower() for each in self.service.settings.allow_origins]
         return "*" in allowed or text in allowed or text in (f"http://{host}", f"https://{host}")
 
     def _account(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -95,6 +97,13 @@ class Guard:
             "%s %d in %.0f ms, %d texts, %d bytes, id %s",
             route, status, seconds * 1000, fields["texts"], fields["bytes"], request_id, extra={"fields": fields},
         )  # fmt: skip
+
+
+def _repetition(names: set[bytes]) -> RequestError | None:
+    """The refusal of headers that occur twice: another program might go by the other one."""
+    if not names:
+        return None
+    return RequestError(400, f"the header {min(names).decode()!r} occurs more than once; expected one")
 
 
 def route_of(scope: Scope) -> str:

@@ -1,14 +1,19 @@
-"""HTTP connections with limits on time: for sending a request, and for taking a response."""
+"""HTTP connections with limits on time and size: for sending a request, and for taking a response."""
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["TimedProtocol", "timed"]
 
-LARGEST_HEAD = 65536  # bytes of request line and headers
+LARGEST_HEAD = 65536  # bytes of request line and headers; also of trailers, and of what divides a body into chunks
+FRAMING = 8  # bytes that may divide a chunk for each byte of the body, which allows chunks of one byte
 GRACE = 5.0  # seconds for the application's own error about a body that does not arrive
+END = b"\r\n\r\n"
+# The parser would take what follows an offer of HTTP/2 for another protocol, and lose the body.
+UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings)[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class TimedProtocol(HttpToolsProtocol):
@@ -21,7 +26,10 @@ class TimedProtocol(HttpToolsProtocol):
     send_seconds = 60.0
     _receiving: asyncio.TimerHandle | None = None
     _sending: asyncio.TimerHandle | None = None
-    _head = 0
+    _head = b""  # of a request whose headers have not all arrived
+    _between = True  # no request's headers have arrived, or all of it has
+    _fed = _body = 0  # bytes of a request after its headers, and those of them that are its body
+    _unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
@@ -30,27 +38,49 @@ class TimedProtocol(HttpToolsProtocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request."""
+        """Bytes of a request. Its head is kept until it is complete."""
+        if self._between:
+            self._unset_keepalive_if_required()
+            self._expect()
+            self._head += data
+            end = self._head.find(END)
+            if end < 0:
+                if len(self._head) > LARGEST_HEAD:
+                    self._refuse()
+                return
+            data, self._head = UPGRADE.sub(b"", self._head[: end + 2]) + self._head[end + 2 :], b""
+            if end > LARGEST_HEAD:
+                self._refuse()
+                return
+        else:
+            self._fed += len(data)
         super().data_received(data)
-        # Counted while a head is incomplete; on_headers_complete starts again.
-        if self._head >= 0:
-            self._head += len(data)
-            if self._head > LARGEST_HEAD and not self.transport.is_closing():
-                self.send_400_response(f"The request's headers are longer than {LARGEST_HEAD} bytes.")
+        if self._fed > FRAMING * self._body + LARGEST_HEAD and not self.transport.is_closing():
+            self._refuse()
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request begins; after another in the same bytes, nothing else sets the time."""
         super().on_message_begin()
-        self._head = 0
         self._expect()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those that follow a body are left out, because nothing checks them."""
+        if self._between:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its body follows, if it has one."""
-        self._head = -1
+        self._between, self._fed, self._body = False, 0, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body."""
+        self._body += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """It has arrived."""
+        self._between = True
         _cancel(self._receiving)
         self._receiving = None
         super().on_message_complete()
@@ -58,7 +88,8 @@ class TimedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client takes less than the server sends."""
         super().pause_writing()
-        self._sending = self._sending or self.loop.call_later(self.send_seconds, self.transport.abort)
+        self._unsent = self.transport.get_write_buffer_size()
+        self._sending = self._sending or self.loop.call_later(self.send_seconds, self._drop_if_stuck)
 
     def resume_writing(self) -> None:
         """The client has taken what waited."""
@@ -71,6 +102,18 @@ class TimedProtocol(HttpToolsProtocol):
         _cancel(self._receiving)
         _cancel(self._sending)
         super().connection_lost(exc)
+
+    def _drop_if_stuck(self) -> None:
+        """Close a connection whose client has taken nothing since; else look again later."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent >= self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = unsent
+        self._sending = self.loop.call_later(self.send_seconds, self._drop_if_stuck)
+
+    def _refuse(self) -> None:
+        self.send_400_response(f"The request has more than {LARGEST_HEAD} bytes besides its body.")
 
     def _expect(self) -> None:
         if self._receiving is None:

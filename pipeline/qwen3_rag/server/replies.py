@@ -1,8 +1,10 @@
 """Responses as JSON."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.responses import Response
 
@@ -13,7 +15,10 @@ __all__ = ["error_response", "json_response"]
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A response of JSON; arrays of numpy are written as lists."""
-    body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    try:
+        body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # whole numbers of more than 64 bits, in documents that go back as they came
+        body = json.dumps(value, default=_plain, ensure_ascii=False).encode()
     return Response(body, status, headers, media_type="application/json")
 
 
@@ -25,4 +30,6 @@ def error_response(error: RequestError, tei: bool = False) -> Response:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")

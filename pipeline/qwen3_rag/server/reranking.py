@@ -1,17 +1,17 @@
 """Scores, in the dialects of Cohere, Jina, TEI and vLLM."""
 
+import threading
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.reranker import Reranker
 from qwen3_rag.scores import RerankResult, best_first, probability
 from qwen3_rag.server.bodies import (
+    Activated,
     ClassifyBody,
     CohereTokenizeBody,
     RerankBody,
@@ -110,8 +110,12 @@ async def classify(call: Call, body: ClassifyBody) -> Any:
     model = call.service.reranker_named(body.model)
     if sum(map(len, inputs)) > model.most:
         raise RequestError(413, f"the request has more than {model.most} tokens; expected fewer: send several")
-    reranker = _takes_ids(model)
-    result = await call.compute("rerank", lambda left, cancel: reranker.read_ids(inputs, left, cancel))
+    call.limit(body.deadline)
+
+    def job(left: float | None, cancel: threading.Event) -> RerankResult:
+        return _takes_ids(model).read_ids(inputs, left, cancel)
+
+    result = await call.compute("rerank", job)
     _count(call, model, result)
     rows = [
         {"index": i, "label": "yes", "probs": [value], "num_classes": 1}
@@ -169,19 +173,10 @@ async def _pairs(
     call.limit(body.deadline)
     instruction, cut = body.sentence, _cut(body)
 
-    def job(left: float | None, cancel: Any) -> RerankResult:
-        end = None if left is None else time.monotonic() + left
-        parts = []
-        for query, document in zip(queries, documents, strict=True):
-            seconds = None if end is None else max(0.0, end - time.monotonic())
-            parts.append(model.score(query, [document], instruction, cut, seconds, cancel))
-        return RerankResult(
-            np.concatenate([part.log_odds for part in parts]),
-            np.concatenate([part.stage for part in parts]),
-            sum(part.truncated for part in parts),
-            next((part.stopped for part in parts if part.stopped), None),
-            tokens=sum(part.tokens for part in parts),
-        )
+    pairs = list(zip(queries, documents, strict=True))
+
+    def job(left: float | None, cancel: threading.Event) -> RerankResult:
+        return model.score_pairs(pairs, instruction, cut, left, cancel)
 
     result = await call.compute("rerank", job)
     _count(call, model, result)
@@ -229,7 +224,7 @@ def _cut(body: Scoring) -> Cut:
     return Cut(body.max_tokens_per_doc, None if pair in (None, -1) else pair, body.refuses, body.from_start)
 
 
-def _values(result: RerankResult, body: Scoring) -> list[float]:
+def _values(result: RerankResult, body: Activated) -> list[float]:
     values: list[float] = (result.log_odds if body.wants_log_odds else probability(result.log_odds)).tolist()
     return values
 

@@ -17,7 +17,7 @@ from qwen3_rag.server.service import Service
 __all__ = ["JsonLines", "Server", "run"]
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than clients keep theirs
-CONNECTIONS = 4096
+CONNECTIONS, OTHER_FILES = 4096, 200
 BACKLOG = 2048
 logger = logging.getLogger("qwen3_rag.server")
 
@@ -55,7 +55,8 @@ class Server(uvicorn.Server):
         super().__init__(_config(service, self._fail))
         settings = service.settings
         self.listening = _listen(settings.host, settings.port)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        bare = settings.host.strip("[]")
+        host = f"[{bare}]" if ":" in bare else bare
         self.url = f"http://{host}:{self.listening.getsockname()[1]}"
 
     def _fail(self, error: Exception) -> None:
@@ -76,8 +77,12 @@ class Server(uvicorn.Server):
 def run(service: Service) -> None:
     """Serve until SIGTERM or SIGINT. Errors as of `Server`."""
     server = Server(service)
-    # Uvicorn raises the signal again when it has finished; ending as asked is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    # Before uvicorn's own handler is there, and when it raises the signal again: ending as asked is no failure.
+    signal.signal(signal.SIGTERM, end)
     logger.info("listening on %s", server.url)
     server.work()
 
@@ -94,9 +99,23 @@ def _config(service: Service, on_failure: Callable[[Exception], None]) -> uvicor
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=_connections(),
         backlog=BACKLOG,
     )
+
+
+def _connections() -> int:
+    """How many connections there may be; each takes a file descriptor, and the store and the models take some."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(CONNECTIONS, soft - OTHER_FILES))
 
 
 def _listen(host: str, port: int) -> socket.socket:

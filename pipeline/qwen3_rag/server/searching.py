@@ -10,14 +10,15 @@ import anyio.to_thread
 
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.pipeline import Pipeline
-from qwen3_rag.records import Document, Results
-from qwen3_rag.server.bodies import AddBody, Body, DeleteBody, SearchBody
+from qwen3_rag.records import Document, IndexReport, Results
+from qwen3_rag.server.bodies import AddBody, DeleteBody, SearchBody, Timed
 from qwen3_rag.server.failures import RequestError
+from qwen3_rag.server.models import check_total
 from qwen3_rag.server.service import Call
 
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
 
-MOST_LISTED = 1000
+MOST_LISTED, MOST_CANDIDATES = 1000, 10_000
 SHORTEST = 0.001  # seconds of a deadline that has passed
 
 
@@ -26,7 +27,9 @@ async def search(call: Call, body: SearchBody) -> Any:
     store = call.service.store
     call.take(1)
     call.limit(body.deadline)
-    arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Body.model_fields.keys()}
+    if isinstance(body.candidates, int) and body.candidates > MOST_CANDIDATES:
+        raise InvalidArgumentError(f"candidates is {body.candidates}; expected at most {MOST_CANDIDATES}")
+    arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Timed.model_fields.keys()}
 
     def job(left: float | None, cancel: Any) -> Results:
         seconds = None if left is None else max(left, SHORTEST)
@@ -84,36 +87,35 @@ async def documents(call: Call, _: None) -> Any:
 
 async def add(call: Call, body: AddBody) -> Any:
     """Add documents in one commit, replacing those with the same ids; they are searchable when this returns."""
-    store = _writable(call)
+    store, settings = call.service.store, call.service.settings
     call.take(len(body.documents))
     # None is a hash of the text.
     new = [Document(**each.model_dump(exclude_none=True)) for each in body.documents]
     began = time.monotonic()
     # A write that has begun is finished, also for a client that has left: what it acknowledges is kept.
-    report = await call.write(lambda: store.add(new))
+
+    def job() -> IndexReport:
+        texts = (document.text for document in new)
+        check_total(texts, settings.max_tokens + 1, settings.max_tokens, store.embedder.spans)
+        return store.add(new)
+
+    report = await call.write(job)
     return {"ids": [document.id for document in new], "report": asdict(report), "seconds": time.monotonic() - began}
 
 
 async def delete(call: Call, body: DeleteBody) -> Any:
     """Delete documents; unknown ids are ignored."""
-    store = _writable(call)
+    store = call.service.store
     call.take(len(body.ids))
     return {"deleted": await call.write(lambda: store.delete(body.ids))}
 
 
 async def delete_one(call: Call, _: None) -> Any:
     """Delete a document."""
-    store, name = _writable(call), call.request.path_params["id"]
+    store, name = call.service.store, call.request.path_params["id"]
     if not await call.write(lambda: store.delete([name])):
         raise RequestError(404, f"there is no document {name!r}")
     return {"deleted": 1}
-
-
-def _writable(call: Call) -> Pipeline:
-    store = call.service.store
-    if not call.service.settings.allow_writes:
-        raise RequestError(403, "this server only reads its store; start it with --allow-writes to add and delete")
-    return store
 
 
 def _number(call: Call, name: str) -> int | None:

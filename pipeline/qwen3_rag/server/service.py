@@ -4,15 +4,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.models.cascade import Cascade
-from qwen3_rag.models.concurrency import in_thread
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.engine.work import Work
 from qwen3_rag.models.protocols import EmbedderProtocol, RerankerProtocol
@@ -27,6 +30,7 @@ from qwen3_rag.server.settings import ServerSettings
 __all__ = ["TIMEOUT_HEADER", "Call", "ClientGoneError", "Service"]
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+SHOWN = 60  # characters of an unknown name in a message
 Result = TypeVar("Result")
 Job = Callable[[float | None, threading.Event], Result]  # gets the seconds left, and the event that cancels it
 logger = logging.getLogger("qwen3_rag.server")
@@ -79,14 +83,21 @@ class Service:
                 "--embedder-name or --reranker-name"
             )
         self.queue = Queue(settings.max_queue)
+        # A thread for each place: who has one waits in the engine's queue, where deadlines count.
+        self.threads = ThreadPoolExecutor(settings.max_queue, "qwen3-rag-serve")
         self.metrics = Metrics(self.queue, self._works)
         self.loaded = False
+
+    @cached_property
+    def writing(self) -> anyio.CapacityLimiter:
+        """Lets one writer at a time have a thread."""
+        return anyio.CapacityLimiter(1)
 
     def load(self) -> None:
         """Use everything once, so that the first request does not wait."""
         for model in (self.embedder, self.reranker):
             if model is not None:
-                model.load()
+                model.load(self.settings.compile)
         if self.pipeline is not None:
             self.pipeline.search("loading", top_k=1, rerank=False)
         self.loaded = True
@@ -109,7 +120,8 @@ class Service:
         if self.reranker is None:
             raise RequestError(404, "this server has no reranker; start it with --reranker")
         if name and name not in self.reranker.known:
-            raise RequestError(404, f"unknown model {name!r}; the reranker's name is {self.reranker.name!r}")
+            shown = repr(name[:SHOWN])
+            raise RequestError(404, f"unknown model {shown}; the reranker's name is {self.reranker.name!r}")
         return self.reranker
 
     def embedder_named(self, name: str | None) -> tuple[ServedEmbedder, bool]:
@@ -123,8 +135,9 @@ class Service:
         base = (name or "").removesuffix(QUERY)
         if base and base not in self.embedder.known:
             own = self.embedder.name
+            shown = repr((name or "")[:SHOWN])
             raise RequestError(
-                404, f"unknown model {name!r}; expected {own!r} for documents or {own + QUERY!r} for queries"
+                404, f"unknown model {shown}; expected {own!r} for documents or {own + QUERY!r} for queries"
             )
         return self.embedder, (name or "").endswith(QUERY)
 
@@ -204,47 +217,61 @@ class Call:
     async def compute(self, stage: str, job: Job[Result]) -> Result:
         """Run a job of the models in a thread; if the client leaves, it is cancelled.
 
+        The job keeps its place in the queue until its thread is done, also without its client.
+
         Raises:
             RequestError: The queue is full.
             ClientGoneError: The client left.
         """
-        metrics, asked = self.service.metrics, time.monotonic()
+        service, cancel = self.service, threading.Event()
+        queue, loop = service.queue, asyncio.get_running_loop()
+        entered = queue.enter()
 
-        def work(cancel: threading.Event) -> Result:
+        def work() -> Result:
             began = time.monotonic()
-            metrics.stages.labels("queue").observe(began - asked)
+            service.metrics.stages.labels("queue").observe(began - entered)
             left = None if self.deadline is None else max(0.0, self.deadline - began)
             try:
                 return job(left, cancel)
             finally:
-                metrics.stages.labels(stage).observe(time.monotonic() - began)
+                service.metrics.stages.labels(stage).observe(time.monotonic() - began)
 
-        with self.service.queue.place():
-            return await self._while_connected(in_thread(work))
+        def leave(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(queue.leave, entered)
 
-    async def _while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
-        task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._disconnected())
+        running = service.threads.submit(work)
+        running.add_done_callback(leave)
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            return await self._while_connected(asyncio.wrap_future(running))
+        finally:
+            cancel.set()
+
+    async def _while_connected(self, work: "asyncio.Future[Result]") -> Result:
+        gone = asyncio.ensure_future(self._disconnected())
+        waited: set[asyncio.Future[Any]] = {work, gone}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
                 self.service.metrics.gone.inc()
                 raise ClientGoneError
-            return task.result()
+            return work.result()
         finally:
             gone.cancel()
-            if not task.done():
-                task.cancel()
 
     async def _disconnected(self) -> None:
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
 
     async def write(self, job: Callable[[], Result]) -> Result:
-        """Run a job that writes; it is finished even if the client leaves.
+        """Run a job that writes; one at a time, and finished even if the client leaves.
 
         Raises:
             RequestError: The queue is full.
         """
-        with self.service.queue.place():
-            return await anyio.to_thread.run_sync(job)
+        service = self.service
+        entered = service.queue.enter()
+        try:
+            return await anyio.to_thread.run_sync(job, limiter=service.writing)
+        finally:
+            service.queue.leave(entered)

@@ -103,6 +103,7 @@ class ServerSettings:
         drain_seconds: Longest time to finish requests when the server ends.
         deadline: Seconds after which reranking stops, if a request sets no shorter time.
         ignore_unknown: Whether unknown fields are ignored rather than refused.
+        compile: Whether models are compiled before the first request rather than in the middle of later ones.
 
     Raises:
         InvalidArgumentError: A value is wrong, or another address than loopback without a key.
@@ -123,6 +124,7 @@ class ServerSettings:
     drain_seconds: float = 30.0
     deadline: float | None = None
     ignore_unknown: bool = False
+    compile: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 2**16:
@@ -133,6 +135,9 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InvalidArgumentError(f"{name} is {value!r}; expected seconds above 0")
+        for name in self.allow_hosts:
+            if "/" in name or (":" in name and not name.startswith("[")) or "]:" in name:
+                raise InvalidArgumentError(f"allowed host is {name!r}; expected a name without scheme and port")
         for origin in self.allow_origins:
             parts = urlsplit(origin)
             if origin != "*" and (

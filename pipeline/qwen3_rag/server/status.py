@@ -7,7 +7,6 @@ from typing import Any
 import anyio.to_thread
 from starlette.responses import Response
 
-from qwen3_rag.server.failures import RequestError
 from qwen3_rag.server.metrics import CONTENT_TYPE
 from qwen3_rag.server.models import QUERY, ServedReranker
 from qwen3_rag.server.service import Call, Service
@@ -15,6 +14,7 @@ from qwen3_rag.server.service import Call, Service
 __all__ = ["health", "info", "list_models", "metrics", "ready"]
 
 STARTED = int(time.time())
+PATHS = ("path", "embedder", "reranker")
 
 
 async def health(call: Call, _: None) -> Any:
@@ -25,8 +25,6 @@ async def health(call: Call, _: None) -> Any:
 async def ready(call: Call, _: None) -> Any:
     """Whether the models are loaded and the store answers; 503 otherwise."""
     service = call.service
-    if not service.loaded:
-        raise RequestError(503, "the models are being loaded", 1)
     if service.pipeline is not None:
         await anyio.to_thread.run_sync(service.pipeline.store.count)
     return {"status": "ready"}
@@ -39,7 +37,6 @@ async def metrics(call: Call, _: None) -> Any:
 
 async def list_models(call: Call, _: None) -> Any:
     """The models' names; the embedder's with `:query` embeds queries."""
-    _loaded(call.service)
     rows = []
     if reranker := call.service.reranker:
         rows.append(_row(reranker.name, "rerank", reranker.longest))
@@ -53,7 +50,6 @@ async def list_models(call: Call, _: None) -> Any:
 async def info(call: Call, _: None) -> Any:
     """The models and the store; the first fields are TEI's."""
     service = call.service
-    _loaded(service)
     served = service.reranker or service.embedder
     described: dict[str, Any] = {}
     if isinstance(served, ServedReranker):
@@ -69,8 +65,8 @@ async def info(call: Call, _: None) -> Any:
     }
     if service.pipeline is not None:
         details = await anyio.to_thread.run_sync(service.pipeline.info)
-        # Where the store lies is no concern of a caller's.
-        described["store"] = {name: value for name, value in details.items() if name != "path"}
+        # Where the store and its models lie is no concern of a caller's.
+        described["store"] = {name: value for name, value in details.items() if name not in PATHS}
     return described
 
 
@@ -87,11 +83,6 @@ def _tei(name: str, runs_on: dict[str, str], kind: dict[str, Any], longest: int,
         "tokenization_workers": 1,
         "version": version("qwen3-rag"),
     }
-
-
-def _loaded(service: Service) -> None:
-    if not service.loaded:
-        raise RequestError(503, "the models are being loaded", 1)
 
 
 def _row(name: str, task: str, longest: int) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class RerankFormat:
     def encode(self, instruction: str, groups: Sequence[Group]) -> list[Encoded]:
         """Ids of each group; documents are truncated to fit. Errors as in `query`."""
         heads = [self.query(instruction, query) for query, _ in groups]
-        ids = iter(self.tokens.encode([f" {document}" for _, documents in groups for document in documents]))
+        most = self.max_length  # no document has more
+        ids = iter(self.tokens.encode([f" {document}" for _, documents in groups for document in documents], most))
         return [
             self._encoded(head, islice(ids, len(documents))) for head, (_, documents) in zip(heads, groups, strict=True)
         ]
@@ -183,7 +184,7 @@ class EmbedFormat:
         Raises:
             InvalidArgumentError: A query exceeds `max_length`.
         """
-        encoded = self.tokens.encode([embed_query(instruction, text) for text in texts])
+        encoded = self.tokens.encode([embed_query(instruction, text) for text in texts], self.max_length)
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) >= self.max_length:
                 raise InvalidArgumentError(
@@ -194,7 +195,8 @@ class EmbedFormat:
 
     def documents(self, texts: Sequence[str]) -> Inputs:
         """Ids of documents, each truncated to `max_length`."""
-        encoded, limit = self.tokens.encode(texts), self.max_length - 1
+        limit = self.max_length - 1
+        encoded = self.tokens.encode(texts, limit)
         return Inputs([[*ids[:limit], self.end] for ids in encoded], sum(len(ids) > limit for ids in encoded))
 
     def checked(self, inputs: Sequence[list[int]]) -> Inputs:

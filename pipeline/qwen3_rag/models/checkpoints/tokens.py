@@ -8,6 +8,7 @@ without such spellings both give the same ids.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from qwen3_rag.errors import InvalidArgumentError, ModelError
 
 __all__ = ["Tokens", "neutral_text", "spelling", "well_formed"]
 
+FEW = 65536  # characters; of shorter texts it is not worth while to cut
+SPACE = re.compile(r"(?<=\S)\s")
 # Everything of the form <|…|>, and Qwen3's added tokens of other forms.
 QWEN3 = r"<\|[^|<>\s]{1,64}\|>|</?(?:think|tool_call|tool_response)>"
 
@@ -73,9 +76,29 @@ class Tokens:
             if self.control_ids.intersection(ids):
                 raise ModelError(f"text spelling {content!r} would become a control token with this tokenizer")
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of text from outside; none is a control token."""
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the vocabulary's longest token, which are at least its characters."""
+        return max((len(token) for token in self.plain.get_vocab()), default=1)
+
+    def encode(self, texts: Sequence[str], at_most: int | None = None) -> list[list[int]]:
+        """Ids of text from outside; none is a control token.
+
+        Args:
+            texts: The texts.
+            at_most: Of longer texts at least so many ids are right, and there is at least one more: the rest need not
+                be divided into tokens.
+        """
+        if at_most is not None:
+            texts = [self._beginning(text, at_most + 1) for text in texts]
         return [e.ids for e in self.plain.encode_batch_fast([well_formed(t) for t in texts], add_special_tokens=False)]
+
+    def _beginning(self, text: str, tokens: int) -> str:
+        """The beginning of a text, up to white space, in which at least so many tokens end."""
+        if len(text) <= FEW or len(text) <= tokens * self.longest_token:
+            return text
+        space = SPACE.search(text, tokens * self.longest_token)
+        return text[: space.start()] if space else text
 
     def encode_control(self, template: str) -> list[int]:
         """Ids of one of this package's templates, control tokens included."""

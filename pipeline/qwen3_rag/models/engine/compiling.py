@@ -37,6 +37,11 @@ class CompilePolicy:
         self.seconds = 0.0
         self._pending = mode == "auto" and can_compile(device)
 
+    def brought_forward(self) -> bool:
+        """Whether to compile before it is due; True at most once."""
+        pending, self._pending = self._pending, False
+        return pending
+
     def due(self) -> bool:
         """Whether to compile now; True at most once, so that a failure is not repeated."""
         if not self._pending or self.seconds <= COMPILE_AFTER:

@@ -65,6 +65,10 @@ class Engine:
         for ready in self.scheduler.results(_call_of(sequences, cancellation), cancellation):
             yield [index for index, _ in ready], np.stack([state for _, state in ready])
 
+    def warm_up(self) -> None:
+        """Compile the layers now rather than in the middle of work, if that is to be done."""
+        self.runner.warm_up()
+
     def _run_batch(self, batch: list[BatchItem]) -> list[Any]:
         """States of a batch's items in their order; an error in place of a state that is NaN or infinite."""
         sequences: list[PackedSequence] = [call.items[index] for call, index in batch]

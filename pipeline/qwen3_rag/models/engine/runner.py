@@ -125,6 +125,11 @@ class Runner:
         else:
             self.compiled = True
 
+    def warm_up(self) -> None:
+        """Compile the layers now if that was to be done later."""
+        if self.policy.brought_forward():
+            self.compile(required=False)
+
     def _warm_up(self) -> None:
         """Run every kind of shape once: with and without a prefix, few rows and many."""
         prefix = Prefix([0] * 7)

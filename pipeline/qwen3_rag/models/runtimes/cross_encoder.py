@@ -190,6 +190,9 @@ class SentenceReranker:
         """Character offsets of a text's tokens."""
         return self.input.spans(text)
 
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]]:
         features: dict[str, Any] = _padded(rows, self.input.pad, self.causal, self.model.device)

@@ -78,6 +78,10 @@ class NativeReranker:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
 
+    def warm_up(self) -> None:
+        """Compile the layers now, if that is to be done."""
+        self.engine.warm_up()
+
 
 def _sequences(group: Encoded) -> list[PackedSequence]:
     if len(group.tails) == 1:  # a prefix cache for a single candidate would only cost
@@ -138,3 +142,7 @@ class NativeEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
+
+    def warm_up(self) -> None:
+        """Compile the layers now, if that is to be done."""
+        self.engine.warm_up()

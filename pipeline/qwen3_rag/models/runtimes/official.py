@@ -102,6 +102,9 @@ class OfficialReranker:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
 
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
     @torch.inference_mode()
     def _formula(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = self.model(**batch).logits
@@ -162,3 +165,6 @@ class OfficialEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
+
+    def warm_up(self) -> None:
+        """Nothing to do."""

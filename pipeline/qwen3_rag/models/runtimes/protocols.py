@@ -34,6 +34,9 @@ class Loaded(Protocol):
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets (n, 2) of a text's tokens."""
 
+    def warm_up(self) -> None:
+        """Do what would otherwise make a later call wait."""
+
 
 class Scored(NamedTuple):
     """Some of the documents of a call, scored.

@@ -234,3 +234,6 @@ class SentenceEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.neutral.spans(text)
+
+    def warm_up(self) -> None:
+        """Nothing to do."""

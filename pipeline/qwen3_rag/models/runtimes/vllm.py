@@ -205,6 +205,9 @@ class VllmReranker:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
 
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
 
 class VllmEmbedder:
     """A causal embedder; the vector is the last state of a final `<|endoftext|>`."""
@@ -253,6 +256,9 @@ class VllmEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.tokens.spans(text)
+
+    def warm_up(self) -> None:
+        """Nothing to do."""
 
 
 def _last_token() -> dict[str, Any]:

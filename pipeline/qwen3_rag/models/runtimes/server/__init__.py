@@ -88,6 +88,9 @@ class ServerReranker:
         """Character offsets of a text's tokens."""
         return self.served.spans(text)
 
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
 
 class ServerEmbedder:
     """An embedder on a server, with Qwen3-Embedding's input format.
@@ -219,3 +222,6 @@ class ServerEmbedder:
     def spans(self, text: str) -> NDArray[np.int64]:
         """Character offsets of a text's tokens."""
         return self.served.spans(text)
+
+    def warm_up(self) -> None:
+        """Nothing to do."""

@@ -109,7 +109,8 @@ class Client:
         # Randomised between half and the whole, so that callers rejected together do not retry together.
         backoff = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
         seconds = backoff if retry_after is None else retry_after
-        logger.info("%s: %s; retrying in %.1f s", self.url, problem, seconds)
+        # Without the server's message, which may repeat texts.
+        logger.info("%s: %s; retrying in %.1f s", self.url, problem.partition(":")[0], seconds)
         return seconds
 
     @staticmethod
