@@ -29,7 +29,7 @@ def test_search_gives_the_hits_of_the_pipeline(store: Pipeline) -> None:
             for got, hit in zip(reply["hits"], hits, strict=True):
                 assert got["log_odds"] == pytest.approx(hit.log_odds)
                 assert (got["text"], got["citation"], got["metadata"]) == (hit.text, hit.cite(), dict(hit.metadata))
-            assert reply.keys() == {"hits", "timings", "degraded", "truncated"}
+            assert reply.keys() == {"hits", "timings", "degraded", "truncated", "reread", "answered", "uncalibrated"}
 
 
 def test_search_takes_every_argument_of_the_pipeline() -> None:

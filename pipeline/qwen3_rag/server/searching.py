@@ -19,6 +19,7 @@ from qwen3_rag.server.service import Call
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
 
 MOST_LISTED, MOST_CANDIDATES = 1000, 10_000
+SHOWN = 100  # characters of an unknown id in a message
 SHORTEST = 0.001  # seconds of a deadline that has passed
 
 
@@ -44,6 +45,9 @@ async def search(call: Call, body: SearchBody) -> Any:
         "timings": results.timings,
         "degraded": results.degraded,
         "truncated": results.truncated,
+        "reread": results.reread,
+        "answered": results.answered,
+        "uncalibrated": results.uncalibrated,
     }
 
 
@@ -52,7 +56,7 @@ async def get(call: Call, _: None) -> Any:
     store, name = call.service.store, call.request.path_params["id"]
     (document,) = await anyio.to_thread.run_sync(store.get, [name])
     if document is None:
-        raise RequestError(404, f"there is no document {name!r}")
+        raise RequestError(404, f"there is no document {name[:SHOWN]!r}")
     numbers = {key: _number(call, key) for key in ("line", "lines", "start", "end", "page")}
     part = await anyio.to_thread.run_sync(partial(_part, store, document, **numbers))
     return {**asdict(document), "metadata": dict(document.metadata), "text": part}
@@ -114,7 +118,7 @@ async def delete_one(call: Call, _: None) -> Any:
     """Delete a document."""
     store, name = call.service.store, call.request.path_params["id"]
     if not await call.write(lambda: store.delete([name])):
-        raise RequestError(404, f"there is no document {name!r}")
+        raise RequestError(404, f"there is no document {name[:SHOWN]!r}")
     return {"deleted": 1}
 
 
