@@ -1,12 +1,13 @@
 """`qwen3-rag serve` under load, beside vLLM's server and the same model in process, in one run.
 
     make peers
-    python benchmarks/serving.py                 # about 15 minutes on two cores
+    python benchmarks/serving.py                 # about 12 minutes on two cores
+    python benchmarks/serving.py --parts load --model 0.6b-layers --documents 4
     python benchmarks/serving.py --parts overhead
 
 Load: 1 to 64 callers, each with its next request as soon as its last is answered. A request is a query with eight
-passages. All three have the same checkpoint, the same number type and the same texts, tokenizing included; vLLM gets
-the official template in the texts. The turns alternate. Overhead: the time of a request with one short document to a
+passages by default. All three have the same checkpoint, number type and texts, tokenizing included; vLLM gets the
+official template in the texts. The turns alternate. Overhead: the time of a request with one short document to a
 server of a tiny model, less that of the same call in process. Results go to results/serving.json.
 """
 
@@ -30,6 +31,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
+from bench import make_model
 
 from qwen3_rag import Reranker
 from qwen3_rag.prompts import INSTRUCTIONS, RERANK_PREFIX, RERANK_SUFFIX, rerank_query
@@ -38,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 VLLM = ROOT / ".peers/bin/python"
 CALLERS = (1, 4, 16, 64)
 TURNS = 2
-DOCUMENTS, GROUPS = 8, 12  # passages of a request, and different lists of them
+GROUPS = 12  # different lists of passages
 KEY = "a-key-for-the-benchmark"
 Ask = Callable[[str, Sequence[str]], list[float]]
 
@@ -46,7 +48,10 @@ Ask = Callable[[str, Sequence[str]], list[float]]
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="demo", help="or 0.6b-layers: that architecture with random weights")
+    parser.add_argument("--layers", type=int, default=7, help="of the model 0.6b-layers, which has 28")
+    parser.add_argument("--tokenizer", type=Path, default=ROOT.parent / "shared/qwen3-tokenizer")
+    parser.add_argument("--documents", type=int, default=8, help="passages of a request")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--parts", default="overhead,load")
     parser.add_argument("--callers", type=int, nargs="*", default=CALLERS)
@@ -58,12 +63,18 @@ def main() -> None:
     if "overhead" in options.parts:
         results["overhead"] = overhead()
     if "load" in options.parts:
-        results["load"] = load(options.model, options.dtype, options.callers)
+        with TemporaryDirectory() as name:
+            model, label = options.model, options.model
+            if model == "0.6b-layers":
+                model, label = name, f"0.6B architecture, {options.layers} of 28 layers, random weights"
+                make_model(Path(name), options.tokenizer, options.layers)
+            rows = load(model, options.dtype, options.callers, options.documents)
+        results["load"] = results.get("load", {}) | {label: rows}
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"saved {options.out}")
 
 
-def load(model: str, dtype: str, callers: Sequence[int]) -> dict[str, Any]:
+def load(model: str, dtype: str, callers: Sequence[int], documents: int) -> dict[str, Any]:
     """Throughput and latency of the three for each number of callers."""
     texts = [json.loads(line)["text"] for line in (ROOT / "data/demo/corpus.jsonl").read_text("utf-8").splitlines()]
     reranker = Reranker(model, dtype=dtype, max_length=1024)
@@ -78,30 +89,30 @@ def load(model: str, dtype: str, callers: Sequence[int]) -> dict[str, Any]:
             systems["vLLM"] = asking(stack.enter_context(vllm_server(folder, dtype)), _vllm)
         else:
             print("vLLM is not there (make peers), and left out")
-        scores = {name: ask("What raises the tides?", texts[:DOCUMENTS]) for name, ask in systems.items()}
+        scores = {name: ask("What raises the tides?", texts[:documents]) for name, ask in systems.items()}
         differences = {
             name: max(abs(a - b) for a, b in zip(values, scores["in process"], strict=True))
             for name, values in scores.items()
         }
         print(f"largest difference of a score to in process: {differences}")
-        rows: dict[str, Any] = {"model": model, "dtype": dtype, "documents": DOCUMENTS, "differences": differences}
+        rows: dict[str, Any] = {"dtype": dtype, "documents": documents, "differences": differences}
         rows["callers"] = {}
         for count in callers:
             measured: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in systems}
             for turn in range(TURNS):
                 for name, ask in systems.items():
-                    measured[name].append(_turn(ask, count, texts, f"{count}, turn {turn}, "))
+                    measured[name].append(_turn(ask, count, texts, documents, f"{count}, turn {turn}, "))
             rows["callers"][str(count)] = _row(count, measured)
     return rows
 
 
-def _turn(ask: Ask, callers: int, texts: Sequence[str], salt: str) -> tuple[float, list[float]]:
+def _turn(ask: Ask, callers: int, texts: Sequence[str], documents: int, salt: str) -> tuple[float, list[float]]:
     """Pairs a second, and the seconds of each request."""
     # Every number of callers has the same passages in the same shares, and no query comes twice: a cache of prefixes
     # helps within a request only, as in use.
     requests = GROUPS * math.ceil(max(GROUPS, 2 * callers) / GROUPS)
     jobs = [
-        (f"What is said about {texts[i % GROUPS][:50]}? {salt}{i}", _passages(texts, i % GROUPS))
+        (f"What is said about {texts[i % GROUPS][:50]}? {salt}{i}", _passages(texts, i % GROUPS, documents))
         for i in range(requests)
     ]
 
@@ -114,11 +125,11 @@ def _turn(ask: Ask, callers: int, texts: Sequence[str], salt: str) -> tuple[floa
         began = time.perf_counter()
         seconds = list(pool.map(one, jobs))
         total = time.perf_counter() - began
-    return requests * DOCUMENTS / total, seconds
+    return requests * documents / total, seconds
 
 
-def _passages(texts: Sequence[str], start: int) -> list[str]:
-    return [texts[(start * 5 + i * 7) % len(texts)] for i in range(DOCUMENTS)]
+def _passages(texts: Sequence[str], start: int, count: int) -> list[str]:
+    return [texts[(start * 5 + i * 7) % len(texts)] for i in range(count)]
 
 
 def _row(callers: int, measured: dict[str, list[tuple[float, list[float]]]]) -> dict[str, Any]:
