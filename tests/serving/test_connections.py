@@ -129,15 +129,18 @@ def test_endless_trailers_are_refused(models: Served) -> None:
 
 def test_pipelined_requests_are_answered_in_order(models: Served) -> None:
     bodies = [{"query": "tides", "documents": ["moon"] * count} for count in (1, 3, 2)]
-    with connect(models) as connection:
-        data = b"".join(whole("/score", {"text_1": body["query"], "text_2": body["documents"]}) for body in bodies)
-        connection.sendall(data[:-10])
-        time.sleep(0.05)
-        connection.sendall(data[-10:])
-        received = b""
-        while received.count(b'"usage"') < 3:
-            received += connection.recv(65536)
-    assert [part.count(b'"index"') for part in received.split(b"HTTP/1.1 200")[1:]] == [1, 3, 2]
+    data = b"".join(whole("/score", {"text_1": body["query"], "text_2": body["documents"]}) for body in bodies)
+    second = data.index(b"POST", 1)
+    # Cut everywhere in and around the second request's head, and in the last body.
+    for cut in [*range(second - 3, second + 130), len(data) - 10]:
+        with connect(models) as connection:
+            connection.sendall(data[:cut])
+            time.sleep(0.002)
+            connection.sendall(data[cut:])
+            received = b""
+            while received.count(b'"usage"') < 3:
+                received += connection.recv(65536)
+        assert [part.count(b'"index"') for part in received.split(b"HTTP/1.1 200")[1:]] == [1, 3, 2], cut
 
 
 def test_an_idle_connection_that_sends_line_ends_is_dropped(
@@ -236,7 +239,90 @@ def test_a_text_far_longer_than_the_model_reads_gives_the_scores_of_its_beginnin
 ) -> None:
     long = "The moon raises the tides of the sea. " * 100_000
     beginning = long[:400_000]
+    limit = reranker.document_budget("tides")
+    assert len(reranker.spans(" " + beginning)) > limit
     row = models.post("/rerank", {"query": "tides", "documents": [long]})["results"][0]
     assert row["relevance_score"] == pytest.approx(float(reranker.score("tides", [beginning])[0]), rel=1e-5)
     vectors = models.post("/embed", {"inputs": long})
     np.testing.assert_allclose(vectors[0], embedder.encode_document(beginning), atol=1e-5)
+
+
+def test_a_head_may_come_in_any_two_pieces(models: Served) -> None:
+    body = b'{"prompt":\n"tide"\n}\n\n'
+    data = b"\r\n" + message("/tokenize", body, JSON, f"Content-Length: {len(body)}")
+    for cut in range(1, len(data)):
+        with connect(models) as connection:
+            connection.sendall(data[:cut])
+            time.sleep(0.001)
+            connection.sendall(data[cut:])
+            assert answer(connection)[0] == 200, cut
+
+
+def test_expect_100_continue_is_answered(models: Served) -> None:
+    body = json.dumps(BODY).encode()
+    with connect(models) as connection:
+        connection.sendall(message("/rerank", b"", JSON, f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        connection.sendall(body)
+        assert answer(connection)[0] == 200
+
+
+def test_a_job_that_fails_after_its_client_left_logs_no_texts(models: Served, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "a-secret-query"
+    gone = models.metric("qwen3_rag_vanished_clients_total")
+    body = {"input": [f"{secret} " * 20_000] * 3, "input_type": "query"}
+    with caplog.at_level("DEBUG"):
+        while models.metric("qwen3_rag_vanished_clients_total") == gone:
+            with connect(models) as connection:
+                connection.sendall(whole("/v1/embeddings", body))
+                wait_for(lambda: models.service.queue.size > 0)
+        wait_for(lambda: models.service.queue.size == 0)
+        import gc
+
+        gc.collect()
+        time.sleep(0.1)
+    assert secret not in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
+def test_cutting_keeps_the_deadline_and_ends_with_its_client(models: Served) -> None:
+    texts = [f"{i} " + "The moon raises the tides of the sea. " * 3000 for i in range(100)]
+    began = time.monotonic()
+    reply = models.post("/rerank", {"query": "q", "documents": texts, "truncate": "START", "deadline": 0.1})
+    assert time.monotonic() - began < 3
+    assert reply["degraded"].startswith("deadline passed: ")
+    assert len(reply["results"]) < 100
+    with connect(models) as connection:
+        connection.sendall(whole("/rerank", {"query": "q", "documents": texts, "truncate": "START"}))
+        wait_for(lambda: models.service.queue.size == 1)
+    began = time.monotonic()
+    wait_for(lambda: models.service.queue.size == 0)
+    assert time.monotonic() - began < 3
+    assert models.service.queue.bytes == 0
+
+
+def test_a_place_is_given_back_if_no_thread_can_start(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(None, reranker) as running:
+
+        def refuse(*_: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(running.service.threads, "submit", refuse)
+        running.refused("/rerank", BODY, 500)
+        assert running.service.queue.size == 0
+        monkeypatch.undo()
+        assert running.post("/rerank", BODY)["results"]
+
+
+def test_the_last_bytes_of_a_response_that_nobody_reads_are_dropped(embedder: Embedder) -> None:
+    with served(embedder, send_seconds=0.5, max_texts=20_000) as running:
+        for count in range(500, 8000, 500):  # one of them leaves a small rest unsent
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect(("127.0.0.1", int(running.url.rpartition(":")[2])))
+                connection.sendall(whole("/v1/embed", {"texts": ["tide"] * count}))
+                wait_for(lambda: running.service.queue.size == 0)
+                rest = [one.transport.get_write_buffer_size() for one in running.server.server_state.connections]
+                if any(0 < size < 65536 for size in rest):
+                    wait_for(lambda: not running.server.server_state.connections, 5)
+                    break

@@ -178,6 +178,7 @@ def test_the_log_is_one_json_object_a_line_without_texts(arguments: list[str]) -
         (["--embedder", "demo", "--key-file", "missing"], "cannot be read"),
         (["--embedder", "demo", "--key-file", "OPEN"], "chmod 600"),
         (["--store", "nothing-here"], "nothing-here"),
+        (["--store", "nothing-here", "--device", "cuda:7"], "--device passed without --embedder and --reranker"),
         (["--embedder", "demo", "--runtime", "fast"], "runtime"),
     ],
 )
@@ -244,3 +245,12 @@ def test_two_callers_at_ipv6_and_ipv4(arguments: list[str]) -> None:
     with process(*arguments, "--host", "::1") as running:
         assert running.ready().http.get(f"{running.url}/v1/models").status_code == 200
         assert "[::1]" in running.url
+
+
+def test_sigterm_while_the_models_are_being_loaded_is_no_crash(arguments: list[str]) -> None:
+    for seconds in (0.2, 0.6, 1.0, 1.5):
+        with process(*arguments) as running:
+            assert running.url
+            time.sleep(seconds)
+            assert running.end() == 0, running.log
+        assert "Traceback" not in running.log

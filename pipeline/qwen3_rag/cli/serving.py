@@ -11,7 +11,7 @@ import typer
 
 from qwen3_rag.arguments import as_path
 from qwen3_rag.cli.common import Store, TrustUrls, readable
-from qwen3_rag.errors import MissingDependencyError
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError
 
 __all__ = ["mcp", "serve"]
 
@@ -84,7 +84,7 @@ def serve(
     body_seconds: Annotated[float, typer.Option(help="Longest time to send a request.")] = 30.0,
     send_seconds: Annotated[float, typer.Option(help="Longest time to take nothing of a response.")] = 60.0,
     drain_seconds: Annotated[float, typer.Option(help="Longest time to finish requests at the end.")] = 30.0,
-    deadline: Annotated[float | None, typer.Option(help="Seconds after which a request's reranking stops.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which a request stops.")] = None,
     ignore_unknown: Annotated[
         bool, typer.Option("--ignore-unknown", help="Ignore unknown fields instead of refusing them.")
     ] = False,
@@ -106,7 +106,9 @@ def serve(
         raise MissingDependencyError(error.name or "", "serving", "pip install 'qwen3-rag[server]'") from error
     from qwen3_rag import Embedder, Pipeline
     from qwen3_rag.models.cascade import named_reranker
+    from qwen3_rag.models.engine.engine import use_one_thread
 
+    use_one_thread()
     if log_json:
         for handler in logging.getLogger().handlers:
             handler.setFormatter(JsonLines())
@@ -131,6 +133,11 @@ def serve(
     arguments: dict[str, Any] = {"device": device, "dtype": dtype, "runtime": runtime, "max_length": max_length}
     first = None if embedder is None else Embedder(embedder, **arguments)
     second = None if reranker in (None, "none") else named_reranker(reranker, **_changed(arguments))
+    if changed := _changed(arguments) if first is None and second is None else {}:
+        raise InvalidArgumentError(
+            f"{', '.join(f'--{name}' for name in changed)} passed without --embedder and --reranker; expected one of "
+            "them, because the models of a store keep their own"
+        )
     if store is None:
         run(Service(settings, first, second, None, embedder_name, reranker_name))
         return

@@ -1,9 +1,8 @@
 """The routes, and one request's steps: read the body, run the endpoint, write the response or the error."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -126,15 +125,34 @@ class _Answer:
             call.limit_by_header()
             if self.endpoint.body is None:
                 return _finished(call, await self.endpoint.run(call, None))
-            with call.service.queue.body(call.service.settings.max_body) as grow:
-                data = await _read(call.request, call.service, grow)
-                return _finished(call, await self.endpoint.run(call, self._parsed(call, data)))
+            data = await _read(call.request, call.service)
+            return _finished(call, await self.endpoint.run(call, self._parsed(call, data)))
         except (ClientGoneError, ClientDisconnect):
             return Response(status_code=CLIENT_GONE)
         except asyncio.CancelledError:  # the time to finish requests is over
             return error_response(RequestError(503, "the server ends", 1), call.tei)
         except Exception as error:  # noqa: BLE001  # answered and, if unexpected, logged without texts
             return error_response(self._without_path(as_request_error(error)), call.tei)
+        finally:
+            self._release(call)
+
+    def _release(self, call: Call) -> None:
+        """Give the body's room back, once no thread works on it."""
+        queue, size = self.service.queue, int(call.request.scope.get("bytes", 0))
+
+        def release(_: object = None) -> None:
+            queue.bytes -= size
+
+        if call.running is None or call.running.done():
+            release()
+            return
+        loop = asyncio.get_running_loop()
+
+        def later(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(release)
+
+        call.running.add_done_callback(later)
 
     def _check(self) -> None:
         """Check what can be checked before the body is read.
@@ -169,11 +187,11 @@ def _finished(call: Call, value: Any) -> Response:
     return value if isinstance(value, Response) else json_response(value, 200, call.headers)
 
 
-async def _read(request: Request, service: Service, grow: Callable[[int], None]) -> bytes:
-    """The body; `grow` is told of its parts.
+async def _read(request: Request, service: Service) -> bytes:
+    """The body.
 
     Raises:
-        RequestError: It is too large (413) or takes too long (408).
+        RequestError: It is too large (413), takes too long (408), or there are too many at once (429).
     """
     most, parts, size = service.settings.max_body, [], 0
     too_large = RequestError(413, f"the body is too large; expected at most {most} bytes")
@@ -183,35 +201,29 @@ async def _read(request: Request, service: Service, grow: Callable[[int], None])
     try:
         async with asyncio.timeout(service.settings.body_seconds):
             async for part in request.stream():
-                size += len(part)
-                if size > most:
+                if size + len(part) > most:
                     raise too_large
-                grow(len(part))
+                size += len(part)
+                request.scope["bytes"] = size
+                service.queue.grow(len(part), most)
                 parts.append(part)
     except TimeoutError:
         seconds = service.settings.body_seconds
         raise RequestError(408, f"the body did not arrive within {seconds:g} s") from None
-    request.scope["bytes"] = size
     return b"".join(parts)
 
 
-def application(service: Service, on_failure: Callable[[Exception], None]) -> ASGIApp:
-    """The server as an ASGI application, which loads the models when it starts.
+def application(service: Service, load: Callable[[], None]) -> ASGIApp:
+    """The server as an ASGI application.
 
     Args:
         service: What it serves.
-        on_failure: Called, from a thread, if the models cannot be loaded.
+        load: Starts to load the models; called when the application starts.
     """
-
-    def load() -> None:
-        try:
-            service.load()
-        except Exception as error:  # noqa: BLE001  # handed to whoever runs the server
-            on_failure(error)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=load, name="qwen3-rag-loading", daemon=True).start()
+        load()
         yield
 
     async def refused(request: Request, error: Exception) -> Response:

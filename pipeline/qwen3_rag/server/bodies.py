@@ -1,6 +1,7 @@
 """The bodies of requests: which fields each dialect has, and which values they take."""
 
 import difflib
+import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
@@ -29,6 +30,7 @@ __all__ = [
     "text_inputs",
 ]
 
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SHOWN = 60  # characters of a wrong value in a message
 Cuts = Annotated[
     bool | Literal["NONE", "START", "END", "start", "end", "none"] | None,
@@ -296,7 +298,7 @@ def as_json(body: bytes, most: int) -> dict[str, Any]:
     Raises:
         RequestError: It is not JSON (400), not an object (422), or has too many values (413).
     """
-    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > most:
+    if _marks(body) > most and _marks(STRING.sub(b"", body)) > most:
         raise RequestError(413, f"the body has more than {most} values; expected fewer: send several")
     try:
         value = from_json(body, allow_inf_nan=False, cache_strings=False)
@@ -305,6 +307,11 @@ def as_json(body: bytes, most: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError(422, f"the body is {repr(value)[:SHOWN]}; expected an object")
     return value
+
+
+def _marks(body: bytes) -> int:
+    """About the number of values; also counts marks inside of texts."""
+    return sum(body.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def parsed(kind: type[Kind], value: dict[str, Any], ignore_unknown: bool) -> Kind:
@@ -321,7 +328,7 @@ def parsed(kind: type[Kind], value: dict[str, Any], ignore_unknown: bool) -> Kin
         nearest = difflib.get_close_matches(first, known, 1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "; --ignore-unknown lets such fields pass."
         raise RequestError(422, f"unknown field {first!r}{hint} Known: {', '.join(known)}")
-    return kind.model_validate(value)
+    return kind.model_validate({name: each for name, each in value.items() if each is not None})
 
 
 def text_inputs(value: Any, name: str) -> list[str]:

@@ -1,26 +1,31 @@
 """The models that a server serves: their names, and their work with what a request may ask of it."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.errors import InvalidArgumentError, StoppedError
 from qwen3_rag.models.base import NamedModel
 from qwen3_rag.models.cascade import Cascade
 from qwen3_rag.models.checkpoints.formats import matryoshka, unit_rows
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.engine.work import Work
 from qwen3_rag.models.reranker import Reranker
-from qwen3_rag.scores import EmbedResult, RerankResult
+from qwen3_rag.prompts import resolve_instruction
+from qwen3_rag.scores import Cancellation, EmbedResult, RerankResult
 from qwen3_rag.server.failures import RequestError
 
-__all__ = ["QUERY", "Cut", "ServedEmbedder", "ServedReranker"]
+__all__ = ["QUERY", "Cut", "Limits", "ServedEmbedder", "ServedReranker"]
 
 Spans = Callable[[str], NDArray[np.int64]]
-LONGEST_TOKEN = 256  # characters; more than a token of any vocabulary here has
+NORMALISED = 3  # times as many bytes as before a text may have when normalised
+START_CHARACTERS = 8  # for each token, at first
+Tokens = Sequence[Any]  # of places (start, end)
 QUERY = ":query"  # ending of the embedder's name that embeds queries
 
 
@@ -50,72 +55,106 @@ def _names(model: NamedModel, given: str | None) -> tuple[str, frozenset[str]]: 
     return name, frozenset(known if given is None else {*known, given})
 
 
-def _shortened(
-    texts: Sequence[str], limit: int, cut: Cut, name: str, spans: Spans, lead: str = ""
-) -> tuple[list[str], int]:
-    """Texts of at most `limit` tokens, each counted behind `lead`; and how many were cut.
-
-    Raises:
-        InvalidArgumentError: A text is longer, and `cut` refuses that.
-    """
-    kept, shorter = [], 0
-    for place, text in enumerate(texts):
-        # A token has at least one byte, so short texts need not be divided into tokens.
-        if (
-            len(text.encode(errors="replace")) + len(lead) <= limit
-            or len(spans(lead + _part(text, limit + 1))) <= limit
-        ):
-            kept.append(text)
-            continue
-        if cut.refuses:
-            raise InvalidArgumentError(
-                f"{name}[{place}] has more than {limit} tokens, and may not be truncated; expected fewer"
-            )
-        shorter += 1
-        kept.append(_cut(text, limit, cut.from_start, spans, lead))
-    return kept, shorter
-
-
-def _cut(text: str, limit: int, from_start: bool, spans: Spans, lead: str) -> str:
-    """As much of a text's end or beginning as has at most `limit` tokens by itself, behind `lead`."""
-    whole = lead + _part(text, limit + 1, from_start)
-    tokens = spans(whole)
-    # Divided anew, a part may have a token more: at its edge, and where a character consists of several tokens.
-    for count in range(min(limit, len(tokens)), 0, -1):
-        piece = whole[int(tokens[-count][0]) :] if from_start else whole[: int(tokens[count - 1][1])]
-        piece = piece.removeprefix(lead)
-        if len(spans(lead + piece)) <= limit:
-            return piece
-    return ""
-
-
-def _part(text: str, tokens: int, from_start: bool = False) -> str:
-    """So much of a text that it has at least this many tokens, unless it has fewer: the rest need not be looked at."""
-    size = tokens * LONGEST_TOKEN
-    return text[-size:] if from_start else text[:size]
-
-
-def check_total(texts: Iterable[str], longest: int, most: int, spans: Spans, each: int = 0) -> None:
-    """Check that inputs have at most `most` tokens together.
+class Limits:
+    """Checks and cuts the texts of a request, as long as its deadline and its client allow.
 
     Args:
-        texts: The texts.
-        longest: Tokens up to which an input counts.
-        most: The limit.
         spans: Divides a text into tokens.
-        each: Tokens that every input has besides its text.
-
-    Raises:
-        RequestError: They have more (413).
+        deadline: Seconds from now after which the work stops.
+        cancel: Once set, the work stops.
     """
-    texts = list(texts)
-    if sum(min(len(text.encode(errors="replace")) + each, longest) for text in texts) <= most:
-        return
-    total = 0
-    for text in texts:
-        total += min(len(spans(_part(text, longest))) + each, longest)
-        if total > most:
-            raise RequestError(413, f"the request's texts have more than {most} tokens; expected fewer: send several")
+
+    def __init__(self, spans: Spans, deadline: float | None, cancel: threading.Event) -> None:
+        self.spans, self.cancellation = spans, Cancellation.after(deadline, cancel)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left."""
+        end = self.cancellation.deadline
+        return None if end is None else max(0.0, end - time.monotonic())
+
+    def shortened(self, texts: Sequence[str], limit: int, cut: Cut, name: str, lead: str = "") -> tuple[list[str], int]:
+        """Texts of at most `limit` tokens, each counted behind `lead`; and how many were cut.
+
+        Raises:
+            InvalidArgumentError: A text is longer, and `cut` refuses that.
+            StoppedError: The work must stop.
+        """
+        kept, shorter = [], 0
+        for place, text in enumerate(texts):
+            tokens = None if _surely_fits(text, limit - len(lead)) else self._more_than(lead + text, limit, False)
+            if tokens is None:
+                kept.append(text)
+                continue
+            if cut.refuses:
+                raise InvalidArgumentError(
+                    f"{name}[{place}] has more than {limit} tokens, and may not be truncated; expected fewer"
+                )
+            shorter += 1
+            kept.append(self._cut(lead + text, limit, cut.from_start, tokens, lead))
+        return kept, shorter
+
+    def _cut(self, whole: str, limit: int, from_start: bool, tokens: Tokens, lead: str) -> str:
+        """As much of a text's end or beginning as has at most `limit` tokens by itself, behind `lead`."""
+        if from_start:
+            tokens = self._more_than(whole, limit, True) or tokens
+        # Divided anew, a part may have a token more: at its edge, and where a character consists of several tokens.
+        for count in range(limit, 0, -1):
+            piece = whole[int(tokens[-count][0]) :] if from_start else whole[: int(tokens[count - 1][1])]
+            piece = piece.removeprefix(lead)
+            if len(self.spans(lead + piece)) <= limit:
+                return piece
+        return ""
+
+    def _more_than(self, text: str, limit: int, from_end: bool) -> Tokens | None:
+        """Tokens of a part that has more than `limit`, as places in the text; None if the whole has fewer."""
+        size = START_CHARACTERS * (limit + 1)
+        while True:
+            self._check()
+            start = max(0, len(text) - size) if from_end else 0
+            tokens = self.spans(text[start : start + size])
+            if len(tokens) > limit:
+                return [(int(first) + start, int(last) + start) for first, last in tokens]
+            if size >= len(text):
+                return None
+            size *= 4
+
+    def total(self, texts: Iterable[str], longest: int, most: int, each: int = 0) -> None:
+        """Check that inputs have at most `most` tokens together.
+
+        Args:
+            texts: The texts.
+            longest: Tokens up to which an input counts.
+            most: The limit.
+            each: Tokens that every input has besides its text.
+
+        Raises:
+            RequestError: They have more (413).
+            StoppedError: The work must stop.
+        """
+        texts = list(texts)
+        if sum(min(NORMALISED * len(text) * 4 + each, longest) for text in texts) <= most:
+            return
+        total = 0
+        for text in texts:
+            self._check()
+            total += min(len(self.spans(text[: longest * 8])) + each, longest)
+            if total > most:
+                message = f"the request's texts have more than {most} tokens; expected fewer: send several"
+                raise RequestError(413, message)
+
+    def tokens_of(self, instruction: str | None, named: Mapping[str, str]) -> int:
+        """Number of tokens of an instruction."""
+        return len(self.spans(resolve_instruction(instruction, named))) if instruction else 0
+
+    def _check(self) -> None:
+        if reason := self.cancellation.stop_reason:
+            raise StoppedError(f"{reason} before the texts were counted")
+
+
+def _surely_fits(text: str, limit: int) -> bool:
+    """Whether a text has at most `limit` tokens without counting: each has a byte of the normalised text."""
+    return NORMALISED * len(text.encode(errors="replace")) <= limit
 
 
 class ServedReranker:
@@ -172,9 +211,18 @@ class ServedReranker:
         cancel: threading.Event,
     ) -> RerankResult:
         """Log-odds of the documents; `truncated` counts those that were cut for any reason."""
-        documents, shorter = self._cut(query, documents, instruction, cut)
-        check_total([query, instruction or "", *documents], self.longest, self.most, self.measure.spans)
-        result = self.model.read(query, documents, instruction, deadline, cancel)
+        if not isinstance(self.model, Reranker) and len(documents) > self.model.stages[0][1]:
+            raise InvalidArgumentError(
+                f"{len(documents)} documents; expected at most {self.model.stages[0][1]}, which this cascade reads"
+            )
+        limits = Limits(self.measure.spans, deadline, cancel)
+        try:
+            documents, shorter = self._cut(query, documents, instruction, cut, limits)
+            limits.total([query, instruction or "", *documents], self.longest, self.most)
+        except StoppedError as error:
+            scores, reason = np.full(len(documents), np.nan, dtype=np.float32), str(error).partition(" before")[0]
+            return RerankResult(scores, np.zeros(len(documents), dtype=np.int64), stopped=reason)
+        result = self.model.read(query, documents, instruction, limits.left, cancel)
         return replace(result, truncated=result.truncated + shorter)
 
     def score_pairs(
@@ -192,20 +240,19 @@ class ServedReranker:
         """
         if not isinstance(self.model, Reranker):
             raise InvalidArgumentError("a cascade scores documents of one query; expected a single query")
-        spans = self.measure.spans
-        check_total(
-            (query + document for query, document in pairs), self.longest, self.most, spans, len(instruction or "")
-        )
+        limits = Limits(self.measure.spans, deadline, cancel)
+        each = limits.tokens_of(instruction, self.model.instructions)
+        limits.total((query + document for query, document in pairs), self.longest, self.most, each)
         shorter, kept = 0, []
         for query, document in pairs:
-            (text,), count = self._cut(query, [document], instruction, cut)
+            (text,), count = self._cut(query, [document], instruction, cut, limits)
             shorter += count
             kept.append((query, text))
-        result = self.model.read_pairs(kept, instruction, deadline, cancel)
+        result = self.model.read_pairs(kept, instruction, limits.left, cancel)
         return replace(result, truncated=result.truncated + shorter)
 
     def _cut(
-        self, query: str, documents: Sequence[str], instruction: str | None, cut: Cut
+        self, query: str, documents: Sequence[str], instruction: str | None, cut: Cut, limits: Limits
     ) -> tuple[Sequence[str], int]:
         if cut == Cut():
             return documents, 0
@@ -218,7 +265,7 @@ class ServedReranker:
                 f"truncate_prompt_tokens is {cut.pair}; expected at least {self.longest - budget + 1}, which template, "
                 "instruction and query take with a token of the document"
             )
-        return _shortened(documents, limit, cut, "documents", self.measure.spans, lead=" ")
+        return limits.shortened(documents, limit, cut, "documents", lead=" ")
 
 
 class ServedEmbedder:
@@ -262,11 +309,13 @@ class ServedEmbedder:
         if len(texts) < len(inputs):
             result = self._of_ids([each for each in inputs if not isinstance(each, str)], query, deadline, cancel)
         else:
+            limits = Limits(self.model.spans, deadline, cancel)
             if not query and cut != Cut():
                 limit = min(self.model.longest - 1, cut.tokens or self.model.longest)
-                texts, shorter = _shortened(texts, limit, cut, "input", self.model.spans)
-            check_total(texts, self.model.longest, self.most, self.model.spans, len(instruction or ""))
-            result = self.model.embed(texts, query=query, instruction=instruction, deadline=deadline, cancel=cancel)
+                texts, shorter = limits.shortened(texts, limit, cut, "input")
+            each = limits.tokens_of(instruction, self.model.instructions)
+            limits.total(texts, self.model.longest, self.most, each)
+            result = self.model.embed(texts, query=query, instruction=instruction, deadline=limits.left, cancel=cancel)
         vectors = result.vectors
         if dimensions < vectors.shape[1]:
             vectors = unit_rows(vectors, dimensions)

@@ -13,6 +13,7 @@ FRAMING = 8  # bytes that may divide a chunk for each byte of the body, which al
 GRACE = 5.0  # seconds for the application's own error about a body that does not arrive
 END = b"\r\n\r\n"
 # The parser would take what follows an offer of HTTP/2 for another protocol, and lose the body.
+HTTP = re.compile(rb"[A-Z](?!.*(?<!\r)\n)", re.DOTALL)  # begins with a method, and lines end as they must
 UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings)[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -28,6 +29,7 @@ class TimedProtocol(HttpToolsProtocol):
     _sending: asyncio.TimerHandle | None = None
     _head = b""  # of a request whose headers have not all arrived
     _between = True  # no request's headers have arrived, or all of it has
+    _parsing = False  # the parser has a part of a head
     _fed = _body = 0  # bytes of a request after its headers, and those of them that are its body
     _unsent = 0
 
@@ -39,19 +41,21 @@ class TimedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request. Its head is kept until it is complete."""
-        if self._between:
+        if self._parsing:  # the head of a request that came together with the one before
+            self._fed += len(data)
+        elif self._between:
             self._unset_keepalive_if_required()
             self._expect()
-            self._head += data
+            self._head = (self._head + data).lstrip(b"\r\n")
             end = self._head.find(END)
-            if end < 0:
-                if len(self._head) > LARGEST_HEAD:
-                    self._refuse()
+            if self._head and not HTTP.match(self._head if end < 0 else self._head[:end]):
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            if max(end, len(self._head) if end < 0 else 0) > LARGEST_HEAD:
+                self._refuse()
+            if end < 0 or self.transport.is_closing():
                 return
             data, self._head = UPGRADE.sub(b"", self._head[: end + 2]) + self._head[end + 2 :], b""
-            if end > LARGEST_HEAD:
-                self._refuse()
-                return
         else:
             self._fed += len(data)
         super().data_received(data)
@@ -61,6 +65,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins; after another in the same bytes, nothing else sets the time."""
         super().on_message_begin()
+        self._parsing, self._fed, self._body = True, 0, 0
         self._expect()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -70,7 +75,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its body follows, if it has one."""
-        self._between, self._fed, self._body = False, 0, 0
+        self._parsing = self._between = False
+        self._fed = self._body = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -85,17 +91,17 @@ class TimedProtocol(HttpToolsProtocol):
         self._receiving = None
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """A response has been written, perhaps not sent."""
+        super().on_response_complete()
+        self._watch_sending()
+        if self._parsing or self._head:  # the next request has begun
+            self._expect()
+
     def pause_writing(self) -> None:
         """The client takes less than the server sends."""
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._sending = self._sending or self.loop.call_later(self.send_seconds, self._drop_if_stuck)
-
-    def resume_writing(self) -> None:
-        """The client has taken what waited."""
-        _cancel(self._sending)
-        self._sending = None
-        super().resume_writing()
+        self._watch_sending()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -103,20 +109,24 @@ class TimedProtocol(HttpToolsProtocol):
         _cancel(self._sending)
         super().connection_lost(exc)
 
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        if self._unsent and self._sending is None:
+            self._sending = self.loop.call_later(self.send_seconds, self._drop_if_stuck)
+
     def _drop_if_stuck(self) -> None:
         """Close a connection whose client has taken nothing since; else look again later."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent >= self._unsent:
+        before, self._sending = self._unsent, None
+        self._watch_sending()
+        if self._unsent >= before:
             self.transport.abort()
-            return
-        self._unsent = unsent
-        self._sending = self.loop.call_later(self.send_seconds, self._drop_if_stuck)
 
     def _refuse(self) -> None:
         self.send_400_response(f"The request has more than {LARGEST_HEAD} bytes besides its body.")
 
     def _expect(self) -> None:
-        if self._receiving is None:
+        waiting = self.cycle is not None and not self.cycle.response_complete  # for the response before
+        if self._receiving is None and not waiting:
             self._receiving = self.loop.call_later(self.body_seconds + GRACE, self.transport.abort)
 
 

@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from qwen3_rag.server.failures import RequestError
 
@@ -42,27 +40,16 @@ class Queue:
             wait = math.ceil(min(max(self._seconds_between * self.size / 2, 1), LONGEST_WAIT))
             raise RequestError(429, f"{self.size} requests are waiting, the most that this server takes at once", wait)
 
-    @contextmanager
-    def body(self, largest: int) -> Iterator[Callable[[int], None]]:
-        """Room for a body; its bytes are reported as they come.
+    def grow(self, count: int, largest: int) -> None:
+        """Count bytes of a body.
 
         Raises:
-            RequestError: The bodies of all requests are too large together (429), when told of more bytes.
+            RequestError: The bodies of all requests are too large together (429).
         """
-        taken = 0
-
-        def grow(count: int) -> None:
-            nonlocal taken
-            taken += count
-            self.bytes += count
-            if self.bytes > BODIES * largest:
-                self.refused += 1
-                raise RequestError(429, "the requests that are waiting are too large together; send it later", 1)
-
-        try:
-            yield grow
-        finally:
-            self.bytes -= taken
+        self.bytes += count
+        if self.bytes > BODIES * largest:
+            self.refused += 1
+            raise RequestError(429, "the requests that are waiting are too large together; send it later", 1)
 
     def enter(self) -> float:
         """Take a place; returns the time. Errors as of `check`."""

@@ -18,7 +18,10 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     try:
         body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # whole numbers of more than 64 bits, in documents that go back as they came
-        body = json.dumps(value, default=_plain, ensure_ascii=False).encode()
+        try:
+            body = json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:
+            raise RequestError(422, "a document that is to come back has a number that JSON cannot express") from None
     return Response(body, status, headers, media_type="application/json")
 
 

@@ -21,7 +21,7 @@ from qwen3_rag.server.bodies import (
     text_inputs,
 )
 from qwen3_rag.server.failures import RequestError
-from qwen3_rag.server.models import Cut, ServedReranker
+from qwen3_rag.server.models import Cut, Limits, ServedReranker
 from qwen3_rag.server.service import Call
 
 __all__ = ["classify", "rerank", "rerank_infinity", "score", "tokenize", "tokenize_cohere"]
@@ -142,9 +142,14 @@ async def _tokenized(call: Call, name: str | None, text: str) -> tuple[Reranker 
     call.take(1)
     service = call.service
     served = service.reranker if service.reranker and (name or "") in {"", *service.reranker.known} else None
+    if served is None and service.embedder is None:
+        service.reranker_named(name)
     model: Reranker | Embedder = served.measure if served else service.embedder_named(name)[0].model
 
-    def job(left: float | None, cancel: Any) -> tuple[list[int], list[str]]:
+    most = service.settings.max_tokens
+
+    def job(left: float | None, cancel: threading.Event) -> tuple[list[int], list[str]]:
+        Limits(model.spans, left, cancel).total([text], most + 1, most)
         tokens = model.loaded.tokens
         if tokens is None:
             raise RequestError(404, f"the runtime {model.runtime!r} takes texts, not token ids")

@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -19,6 +22,7 @@ __all__ = ["JsonLines", "Server", "run"]
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than clients keep theirs
 CONNECTIONS, OTHER_FILES = 4096, 200
 BACKLOG = 2048
+LOADING_SECONDS = 2.0  # that the end waits for models that are being loaded
 logger = logging.getLogger("qwen3_rag.server")
 
 
@@ -52,15 +56,19 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service) -> None:
         self.failure: Exception | None = None
-        super().__init__(_config(service, self._fail))
-        settings = service.settings
+        self.loading = threading.Thread(target=self._load, name="qwen3-rag-loading", daemon=True)
+        super().__init__(_config(service, self.loading.start))
+        self.service, settings = service, service.settings
         self.listening = _listen(settings.host, settings.port)
         bare = settings.host.strip("[]")
         host = f"[{bare}]" if ":" in bare else bare
         self.url = f"http://{host}:{self.listening.getsockname()[1]}"
 
-    def _fail(self, error: Exception) -> None:
-        self.failure, self.should_exit = error, True
+    def _load(self) -> None:
+        try:
+            self.service.load()
+        except Exception as error:  # noqa: BLE001  # raised by `work`
+            self.failure, self.should_exit = error, True
 
     def work(self) -> None:
         """Serve until `should_exit`, SIGTERM or SIGINT; requests that are there then are finished first.
@@ -72,6 +80,12 @@ class Server(uvicorn.Server):
             self.run(sockets=[self.listening])
         if self.failure is not None:
             raise self.failure
+
+    @property
+    def still_loads(self) -> bool:
+        """Whether the models are still being loaded, after a while of waiting for it."""
+        self.loading.join(LOADING_SECONDS)
+        return self.loading.is_alive()
 
 
 def run(service: Service) -> None:
@@ -85,12 +99,16 @@ def run(service: Service) -> None:
     signal.signal(signal.SIGTERM, end)
     logger.info("listening on %s", server.url)
     server.work()
+    if server.still_loads:
+        # Ending the interpreter under a thread that is inside PyTorch would abort the process.
+        sys.stderr.flush()
+        os._exit(0)
 
 
-def _config(service: Service, on_failure: Callable[[Exception], None]) -> uvicorn.Config:
+def _config(service: Service, load: Callable[[], None]) -> uvicorn.Config:
     settings = service.settings
     return uvicorn.Config(
-        application(service, on_failure),
+        application(service, load),
         http=timed(settings.body_seconds, settings.send_seconds),
         ws="none",
         lifespan="on",

@@ -1,5 +1,6 @@
 """The store's own interface: search, read, and with permission add and delete."""
 
+import threading
 import time
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +14,7 @@ from qwen3_rag.pipeline import Pipeline
 from qwen3_rag.records import Document, IndexReport, Results
 from qwen3_rag.server.bodies import AddBody, DeleteBody, SearchBody, Timed
 from qwen3_rag.server.failures import RequestError
-from qwen3_rag.server.models import check_total
+from qwen3_rag.server.models import Limits
 from qwen3_rag.server.service import Call
 
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
@@ -100,7 +101,8 @@ async def add(call: Call, body: AddBody) -> Any:
 
     def job() -> IndexReport:
         texts = (document.text for document in new)
-        check_total(texts, settings.max_tokens + 1, settings.max_tokens, store.embedder.spans)
+        limits = Limits(store.embedder.spans, None, threading.Event())
+        limits.total(texts, settings.max_tokens + 1, settings.max_tokens)
         return store.add(new)
 
     report = await call.write(job)

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
@@ -165,9 +165,7 @@ class Call:
         headers: Headers of the response.
         deadline: Value of `time.monotonic()` to stop at, or None.
         texts: Number of texts in the request, for the log.
-
-    Raises:
-        RequestError: `X-Request-Timeout` is no number of seconds (422).
+        running: The last job's thread.
     """
 
     def __init__(self, service: Service, request: Request) -> None:
@@ -175,6 +173,7 @@ class Call:
         self.tei, self.texts = False, 0
         self.headers: dict[str, str] = {}
         self.arrived = time.monotonic()
+        self.running: Future[Any] | None = None
         self.deadline: float | None = None
         self.limit(service.settings.deadline)
 
@@ -185,7 +184,11 @@ class Call:
             self.deadline = at if self.deadline is None else min(self.deadline, at)
 
     def limit_by_header(self) -> None:
-        """Set the deadline of the request's header."""
+        """Set the deadline of the request's header.
+
+        Raises:
+            RequestError: It is no number of seconds (422).
+        """
         value = self.request.headers.get(TIMEOUT_HEADER)
         if value is None:
             return
@@ -240,10 +243,19 @@ class Call:
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(queue.leave, entered)
 
-        running = service.threads.submit(work)
-        running.add_done_callback(leave)
         try:
-            return await self._while_connected(asyncio.wrap_future(running))
+            running = service.threads.submit(work)
+        except BaseException:  # no thread could be started
+            cancel.set()
+            queue.leave(entered)
+            raise
+        running.add_done_callback(leave)
+        self.running = running
+        waited = asyncio.wrap_future(running)
+        # Without a client nobody asks for the error, which may contain texts; asyncio would log it.
+        waited.add_done_callback(lambda future: future.cancelled() or future.exception())
+        try:
+            return await self._while_connected(waited)
         finally:
             cancel.set()
 

@@ -101,7 +101,7 @@ class ServerSettings:
         body_seconds: Longest time to send a request.
         send_seconds: Longest time in which a client takes nothing of its response.
         drain_seconds: Longest time to finish requests when the server ends.
-        deadline: Seconds after which reranking stops, if a request sets no shorter time.
+        deadline: Seconds after which a request stops, if it sets no shorter time.
         ignore_unknown: Whether unknown fields are ignored rather than refused.
         compile: Whether models are compiled before the first request rather than in the middle of later ones.
 

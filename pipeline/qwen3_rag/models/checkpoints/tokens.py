@@ -89,16 +89,27 @@ class Tokens:
             at_most: Of longer texts at least so many ids are right, and there is at least one more: the rest need not
                 be divided into tokens.
         """
-        if at_most is not None:
-            texts = [self._beginning(text, at_most + 1) for text in texts]
+        if at_most is None:
+            return self._encoded(texts)
+        cut = [self._beginning(text, at_most + 1) for text in texts]
+        rows = self._encoded(cut)
+        for place, (ids, text) in enumerate(zip(rows, cut, strict=True)):
+            # Some tokenizers make one token of a long run of the same.
+            if len(ids) <= at_most and len(text) < len(texts[place]):
+                (rows[place],) = self._encoded([texts[place]])
+        return rows
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self.plain.encode_batch_fast([well_formed(t) for t in texts], add_special_tokens=False)]
 
     def _beginning(self, text: str, tokens: int) -> str:
         """The beginning of a text, up to white space, in which at least so many tokens end."""
-        if len(text) <= FEW or len(text) <= tokens * self.longest_token:
+        size = tokens * self.longest_token
+        if len(text) <= FEW or len(text) <= size:
             return text
-        space = SPACE.search(text, tokens * self.longest_token)
-        return text[: space.start()] if space else text
+        space = SPACE.search(text, size, 2 * size)
+        # Without white space, as in Chinese, only tokens near the cut can differ, far behind those that count.
+        return text[: space.start()] if space else text[: 2 * size]
 
     def encode_control(self, template: str) -> list[int]:
         """Ids of one of this package's templates, control tokens included."""
