@@ -105,6 +105,10 @@ SLOW_MODULES = (
     "tests/models/test_demo_minilm.py",
     "tests/models/test_engine.py",
     "tests/models/test_vllm.py",
+    "tests/serving/test_clients.py",
+    "tests/serving/test_fuzz.py",
+    "tests/serving/test_operation.py",
+    "tests/serving/test_reranking.py::test_our_own_url_runtime_finds",
     "tests/training/test_embedder.py",
     "tests/training/test_reranker.py",
 )

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -252,3 +254,31 @@ def test_wrong_options_are_errors_at_construction(
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         Reranker(str(tiny_reranker), runtime_options=options)
+
+
+def test_one_thread_computes_for_all_callers_with_the_same_scores(tiny_reranker: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import numpy as np\n"
+        "from qwen3_rag import Reranker\n"
+        "from qwen3_rag.models.engine.engine import use_one_thread\n"
+        "plain = Reranker(sys.argv[1], dtype='float32').score('tide', ['moon', 'bread'])\n"
+        "use_one_thread()\n"
+        "reranker = Reranker(sys.argv[1], dtype='float32')\n"
+        "reranker.warm_up()\n"
+        "runner, names = reranker.loaded.engine.runner, set()\n"
+        "run = runner.run\n"
+        "def named(*given, **options):\n"
+        "    names.add(threading.current_thread().name)\n"
+        "    return run(*given, **options)\n"
+        "runner.run = named\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    rows = list(pool.map(lambda _: reranker.score('tide', ['moon', 'bread']), range(40)))\n"
+        "np.testing.assert_allclose(rows, [plain] * 40, atol=1e-5)\n"
+        "runner.run = lambda *_, **__: 1 / 0\n"
+        "try: reranker.score('tide', ['moon'])\n"
+        "except ZeroDivisionError: print(sorted(names))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_reranker)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['qwen3-rag-compute_0']"
