@@ -11,7 +11,7 @@ import pytest
 
 from qwen3_rag import Cascade, Reranker
 from qwen3_rag.prompts import INSTRUCTIONS
-from qwen3_rag.server.models import Cut, Limits
+from qwen3_rag.server.limits import Cut, Limits
 from served import Served, served, wait_for
 
 QUERY = "what raises the tides"

@@ -10,7 +10,7 @@ import pytest
 
 from qwen3_rag import Document, Embedder, Pipeline, Reranker
 from qwen3_rag.errors import EmbedderMismatchError
-from qwen3_rag.server.bodies import SearchBody, Timed
+from qwen3_rag.server.bodies import Instructed, SearchBody
 from served import Served, served, wait_for
 
 
@@ -29,6 +29,9 @@ def test_search_gives_the_hits_of_the_pipeline(store: Pipeline) -> None:
             for got, hit in zip(reply["hits"], hits, strict=True):
                 assert got["log_odds"] == pytest.approx(hit.log_odds)
                 assert (got["text"], got["citation"], got["metadata"]) == (hit.text, hit.cite(), dict(hit.metadata))
+            if "instruction" in arguments:
+                other = {"instruct" if name == "instruction" else name: value for name, value in arguments.items()}
+                assert running.post("/search", {"query": "tides", **other})["hits"] == reply["hits"]
             assert reply.keys() == {"hits", "timings", "degraded", "truncated", "reread", "answered", "uncalibrated"}
 
 
@@ -36,7 +39,7 @@ def test_search_takes_every_argument_of_the_pipeline() -> None:
     import inspect
 
     arguments = set(inspect.signature(Pipeline.search).parameters) - {"self", "cancel"}
-    assert arguments == (set(SearchBody.model_fields) - set(Timed.model_fields)) | {"deadline"}
+    assert arguments == (set(SearchBody.model_fields) - set(Instructed.model_fields)) | {"deadline", "instruction"}
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_training_vectors_are_those_of_inference(base: Path) -> None:
     trained = TrainedEmbedder(base, None, "cpu", "float32", 1)
     form, texts = EmbedFormat(trained.tokens, 512), ["The Danube.", "", "<|endoftext|>", "维也纳 " * 20]
     with torch.no_grad():
-        documents = trained.states(form.documents(texts)).numpy()
-        queries = trained.states(form.queries(texts, resolve_instruction(None, {}))).numpy()
+        documents = trained.states(form.documents(texts).ids).numpy()
+        queries = trained.states(form.queries(texts, resolve_instruction(None, {})).ids).numpy()
     inference = Embedder(str(base), dtype="float32")
     for states, expected in ((documents, inference.encode_document(texts)), (queries, inference.encode_query(texts))):
         vectors = states / np.linalg.norm(states, axis=1, keepdims=True)

@@ -33,11 +33,12 @@ from qwen3_rag.server.bodies import (
     as_json,
     parsed,
 )
+from qwen3_rag.server.call import TIMEOUT_HEADER, Call, ClientGoneError
 from qwen3_rag.server.failures import RequestError, as_request_error
 from qwen3_rag.server.guard import Guard
 from qwen3_rag.server.openapi import described
 from qwen3_rag.server.replies import error_response, json_response
-from qwen3_rag.server.service import TIMEOUT_HEADER, Call, ClientGoneError, Service
+from qwen3_rag.server.service import Service
 
 __all__ = ["ENDPOINTS", "Endpoint", "application"]
 

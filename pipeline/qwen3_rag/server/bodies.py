@@ -20,6 +20,7 @@ __all__ = [
     "CohereTokenizeBody",
     "DeleteBody",
     "EmbeddingsBody",
+    "Instructed",
     "RerankBody",
     "ScoreBody",
     "SearchBody",
@@ -86,10 +87,9 @@ class Timed(Body):
     deadline: Seconds | None = None
 
 
-class Modelled(Timed):
-    """A body that names a model."""
+class Instructed(Timed):
+    """A body that says what is wanted."""
 
-    model: str | None = None
     instruction: str | None = Field(None, description="A sentence, or the name of a preset.")
     instruct: str | None = Field(None, description="The same as `instruction`.")
 
@@ -105,6 +105,12 @@ class Modelled(Timed):
                 f"instruction is {self.instruction!r} and instruct is {self.instruct!r}; expected one of them"
             )
         return self.instruct if self.instruction is None else self.instruction
+
+
+class Modelled(Instructed):
+    """A body that names a model."""
+
+    model: str | None = None
 
 
 class Cutting(Modelled):
@@ -242,14 +248,13 @@ class TeiEmbedBody(Embedding):
     normalize: Literal[True] | None = None
 
 
-class SearchBody(Timed):
+class SearchBody(Instructed):
     """Arguments of `Pipeline.search`."""
 
     query: str
     top_k: int = Field(10, ge=1, le=10_000)
     candidates: CountOrAuto = None
     filter: dict[str, Any] | None = None
-    instruction: str | None = None
     min_score: float | None = None
     min_log_odds: float | None = None
     min_probability: float | None = None

@@ -19,8 +19,9 @@ from qwen3_rag.server.bodies import (
     TeiEmbedBody,
     text_inputs,
 )
-from qwen3_rag.server.models import QUERY, Cut, ServedEmbedder
-from qwen3_rag.server.service import Call
+from qwen3_rag.server.call import Call
+from qwen3_rag.server.limits import Cut
+from qwen3_rag.server.models import QUERY, ServedEmbedder
 
 __all__ = ["embed_cohere", "embed_cohere_v2", "embed_tei", "embeddings"]
 

@@ -1,13 +1,10 @@
 """The models that a server serves: their names, and their work with what a request may ask of it."""
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qwen3_rag.errors import InvalidArgumentError, StoppedError
 from qwen3_rag.models.base import NamedModel
@@ -16,34 +13,13 @@ from qwen3_rag.models.checkpoints.formats import matryoshka, unit_rows
 from qwen3_rag.models.embedder import Embedder
 from qwen3_rag.models.engine.work import Work
 from qwen3_rag.models.reranker import Reranker
-from qwen3_rag.prompts import resolve_instruction
-from qwen3_rag.scores import Cancellation, EmbedResult, RerankResult
+from qwen3_rag.scores import EmbedResult, RerankResult
 from qwen3_rag.server.failures import RequestError
+from qwen3_rag.server.limits import Cut, Limits
 
-__all__ = ["QUERY", "Cut", "Limits", "ServedEmbedder", "ServedReranker"]
+__all__ = ["QUERY", "ServedEmbedder", "ServedReranker"]
 
-Spans = Callable[[str], NDArray[np.int64]]
-NORMALISED = 3  # times as many bytes as before a text may have when normalised
-START_CHARACTERS = 8  # for each token, at first
-Tokens = Sequence[Any]  # of places (start, end)
 QUERY = ":query"  # ending of the embedder's name that embeds queries
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How texts that are too long are treated.
-
-    Attributes:
-        tokens: Most tokens of a document, or None.
-        pair: Most tokens of query and document with the template, or None.
-        refuses: Whether such a text is an error.
-        from_start: Whether its beginning is cut rather than its end.
-    """
-
-    tokens: int | None = None
-    pair: int | None = None
-    refuses: bool = False
-    from_start: bool = False
 
 
 def _names(model: NamedModel, given: str | None) -> tuple[str, frozenset[str]]:  # type: ignore[type-arg]
@@ -53,108 +29,6 @@ def _names(model: NamedModel, given: str | None) -> tuple[str, frozenset[str]]: 
     name = given or (hub_id.rstrip("/").rpartition("/")[2] if model.source.is_folder else hub_id)
     known = {name, model.model, hub_id, hub_id.rpartition("/")[2]}
     return name, frozenset(known if given is None else {*known, given})
-
-
-class Limits:
-    """Checks and cuts the texts of a request, as long as its deadline and its client allow.
-
-    Args:
-        spans: Divides a text into tokens.
-        deadline: Seconds from now after which the work stops.
-        cancel: Once set, the work stops.
-    """
-
-    def __init__(self, spans: Spans, deadline: float | None, cancel: threading.Event) -> None:
-        self.spans, self.cancellation = spans, Cancellation.after(deadline, cancel)
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that are left."""
-        end = self.cancellation.deadline
-        return None if end is None else max(0.0, end - time.monotonic())
-
-    def shortened(self, texts: Sequence[str], limit: int, cut: Cut, name: str, lead: str = "") -> tuple[list[str], int]:
-        """Texts of at most `limit` tokens, each counted behind `lead`; and how many were cut.
-
-        Raises:
-            InvalidArgumentError: A text is longer, and `cut` refuses that.
-            StoppedError: The work must stop.
-        """
-        kept, shorter = [], 0
-        for place, text in enumerate(texts):
-            tokens = None if _surely_fits(text, limit - len(lead)) else self._more_than(lead + text, limit, False)
-            if tokens is None:
-                kept.append(text)
-                continue
-            if cut.refuses:
-                raise InvalidArgumentError(
-                    f"{name}[{place}] has more than {limit} tokens, and may not be truncated; expected fewer"
-                )
-            shorter += 1
-            kept.append(self._cut(lead + text, limit, cut.from_start, tokens, lead))
-        return kept, shorter
-
-    def _cut(self, whole: str, limit: int, from_start: bool, tokens: Tokens, lead: str) -> str:
-        """As much of a text's end or beginning as has at most `limit` tokens by itself, behind `lead`."""
-        if from_start:
-            tokens = self._more_than(whole, limit, True) or tokens
-        # Divided anew, a part may have a token more: at its edge, and where a character consists of several tokens.
-        for count in range(limit, 0, -1):
-            piece = whole[int(tokens[-count][0]) :] if from_start else whole[: int(tokens[count - 1][1])]
-            piece = piece.removeprefix(lead)
-            if len(self.spans(lead + piece)) <= limit:
-                return piece
-        return ""
-
-    def _more_than(self, text: str, limit: int, from_end: bool) -> Tokens | None:
-        """Tokens of a part that has more than `limit`, as places in the text; None if the whole has fewer."""
-        size = START_CHARACTERS * (limit + 1)
-        while True:
-            self._check()
-            start = max(0, len(text) - size) if from_end else 0
-            tokens = self.spans(text[start : start + size])
-            if len(tokens) > limit:
-                return [(int(first) + start, int(last) + start) for first, last in tokens]
-            if size >= len(text):
-                return None
-            size *= 4
-
-    def total(self, texts: Iterable[str], longest: int, most: int, each: int = 0) -> None:
-        """Check that inputs have at most `most` tokens together.
-
-        Args:
-            texts: The texts.
-            longest: Tokens up to which an input counts.
-            most: The limit.
-            each: Tokens that every input has besides its text.
-
-        Raises:
-            RequestError: They have more (413).
-            StoppedError: The work must stop.
-        """
-        texts = list(texts)
-        if sum(min(NORMALISED * len(text) * 4 + each, longest) for text in texts) <= most:
-            return
-        total = 0
-        for text in texts:
-            self._check()
-            total += min(len(self.spans(text[: longest * 8])) + each, longest)
-            if total > most:
-                message = f"the request's texts have more than {most} tokens; expected fewer: send several"
-                raise RequestError(413, message)
-
-    def tokens_of(self, instruction: str | None, named: Mapping[str, str]) -> int:
-        """Number of tokens of an instruction."""
-        return len(self.spans(resolve_instruction(instruction, named))) if instruction else 0
-
-    def _check(self) -> None:
-        if reason := self.cancellation.stop_reason:
-            raise StoppedError(f"{reason} before the texts were counted")
-
-
-def _surely_fits(text: str, limit: int) -> bool:
-    """Whether a text has at most `limit` tokens without counting: each has a byte of the normalised text."""
-    return NORMALISED * len(text.encode(errors="replace")) <= limit
 
 
 class ServedReranker:

@@ -20,9 +20,10 @@ from qwen3_rag.server.bodies import (
     TokenizeBody,
     text_inputs,
 )
+from qwen3_rag.server.call import Call
 from qwen3_rag.server.failures import RequestError
-from qwen3_rag.server.models import Cut, Limits, ServedReranker
-from qwen3_rag.server.service import Call
+from qwen3_rag.server.limits import Cut, Limits
+from qwen3_rag.server.models import ServedReranker
 
 __all__ = ["classify", "rerank", "rerank_infinity", "score", "tokenize", "tokenize_cohere"]
 

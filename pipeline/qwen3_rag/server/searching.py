@@ -12,10 +12,10 @@ import anyio.to_thread
 from qwen3_rag.errors import InvalidArgumentError
 from qwen3_rag.pipeline import Pipeline
 from qwen3_rag.records import Document, IndexReport, Results
-from qwen3_rag.server.bodies import AddBody, DeleteBody, SearchBody, Timed
+from qwen3_rag.server.bodies import AddBody, DeleteBody, Instructed, SearchBody
+from qwen3_rag.server.call import Call
 from qwen3_rag.server.failures import RequestError
-from qwen3_rag.server.models import Limits
-from qwen3_rag.server.service import Call
+from qwen3_rag.server.limits import Limits
 
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
 
@@ -31,11 +31,12 @@ async def search(call: Call, body: SearchBody) -> Any:
     call.limit(body.deadline)
     if isinstance(body.candidates, int) and body.candidates > MOST_CANDIDATES:
         raise InvalidArgumentError(f"candidates is {body.candidates}; expected at most {MOST_CANDIDATES}")
-    arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Timed.model_fields.keys()}
+    arguments = {name: getattr(body, name) for name in SearchBody.model_fields.keys() - Instructed.model_fields.keys()}
+    instruction = body.sentence
 
     def job(left: float | None, cancel: Any) -> Results:
         seconds = None if left is None else max(left, SHORTEST)
-        return store.search(**arguments, deadline=seconds, cancel=cancel)
+        return store.search(**arguments, instruction=instruction, deadline=seconds, cancel=cancel)
 
     results = await call.compute("search", job)
     for stage, seconds in results.timings.items():

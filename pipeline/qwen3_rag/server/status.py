@@ -7,9 +7,10 @@ from typing import Any
 import anyio.to_thread
 from starlette.responses import Response
 
+from qwen3_rag.server.call import Call
 from qwen3_rag.server.metrics import CONTENT_TYPE
 from qwen3_rag.server.models import QUERY, ServedReranker
-from qwen3_rag.server.service import Call, Service
+from qwen3_rag.server.service import Service
 
 __all__ = ["health", "info", "list_models", "metrics", "ready"]
 
