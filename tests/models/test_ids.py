@@ -105,5 +105,5 @@ def test_work_counts_the_tokens_of_batches(tiny_reranker: Path) -> None:
     work = reranker.loaded.work
     assert work is not None
     assert work.items == 3
-    assert work.room >= work.tokens > 0
+    assert work.capacity >= work.tokens > 0
     assert 1 <= work.batches <= 3

@@ -283,7 +283,7 @@ def test_metrics_count_requests_tokens_batches_and_stages(reranker: Reranker) ->
         'qwen3_rag_stage_seconds_count{stage="rerank"} 1.0',
         'qwen3_rag_stage_seconds_count{stage="queue"} 1.0',
         f'qwen3_rag_batches_total{{model="{name}"}}',
-        f'qwen3_rag_batch_room_total{{model="{name}"}}',
+        f'qwen3_rag_batch_capacity_total{{model="{name}"}}',
         "qwen3_rag_queue_requests 0.0",
         "qwen3_rag_queue_limit 256.0",
     ):

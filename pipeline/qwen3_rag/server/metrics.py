@@ -61,9 +61,9 @@ class _State(Collector):
         yield CounterMetricFamily("qwen3_rag_refused", "Requests refused with 429.", value=self.queue.refused)
         batches = CounterMetricFamily("qwen3_rag_batches", "Batches run.", labels=["model"])
         read = CounterMetricFamily("qwen3_rag_batch_tokens", "Tokens of the batches.", labels=["model"])
-        room = CounterMetricFamily("qwen3_rag_batch_room", "Tokens that fit the batches.", labels=["model"])
+        capacity = CounterMetricFamily("qwen3_rag_batch_capacity", "Tokens that fit the batches.", labels=["model"])
         for name, work in self.works().items():
             batches.add_metric([name], work.batches)
             read.add_metric([name], work.tokens)
-            room.add_metric([name], work.room)
-        yield from (batches, read, room)
+            capacity.add_metric([name], work.capacity)
+        yield from (batches, read, capacity)

@@ -213,7 +213,7 @@ class Scheduler(Generic[Item, Result]):
         self.work.batches += 1
         self.work.items += len(batch)
         self.work.tokens += tokens
-        self.work.room += max(self.budget, tokens)
+        self.work.capacity += max(self.budget, tokens)
 
     def _put_back(self, batch: list[BatchItem]) -> None:
         with self._changed:

@@ -13,10 +13,10 @@ class Work:
         batches: Number of batches.
         items: Number of sequences.
         tokens: Number of tokens, padding excluded.
-        room: Number of tokens that fit the batches' budgets; `tokens / room` is how full they were.
+        capacity: Number of tokens that fit the batches' budgets; `tokens / capacity` is how full they were.
     """
 
     batches: int = 0
     items: int = 0
     tokens: int = 0
-    room: int = 0
+    capacity: int = 0
