@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,14 +316,21 @@ def test_a_place_is_given_back_if_no_thread_can_start(reranker: Reranker, monkey
 
 
 def test_the_last_bytes_of_a_response_that_nobody_reads_are_dropped(embedder: Embedder) -> None:
-    with served(embedder, send_seconds=0.5, max_texts=20_000) as running:
-        for count in range(500, 8000, 500):  # one of them leaves a small rest unsent
+    """Also a rest that is too small for the transport to say that it waits."""
+    with served(embedder, send_seconds=0.5, max_texts=30_000) as running:
+        count = 500
+        for asked in range(40):
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 connection.connect(("127.0.0.1", int(running.url.rpartition(":")[2])))
-                connection.sendall(whole("/v1/embed", {"texts": ["tide"] * count}))
-                wait_for(lambda: running.service.queue.size == 0)
-                rest = [one.transport.get_write_buffer_size() for one in running.server.server_state.connections]
-                if any(0 < size < 65536 for size in rest):
+                connection.sendall(whole("/v1/embeddings", {"input": ["tide"] * count, "encoding_format": "base64"}))
+                answered = partial(running.metric, "qwen3_rag_request_seconds_count", route="POST /v1/embeddings")
+                wait_for(lambda answered=answered, asked=asked: answered() > asked)
+                (one,) = running.server.server_state.connections
+                rest = one.transport.get_write_buffer_size()
+                if 0 < rest < 60_000:
                     wait_for(lambda: not running.server.server_state.connections, 5)
-                    break
+                    return
+                count += 1500 if not rest else -(rest - 30_000) // 400  # bytes of a vector
+            wait_for(lambda: not running.server.server_state.connections, 5)
+    pytest.skip("no response left a small rest on this system")
