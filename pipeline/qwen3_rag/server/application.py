@@ -138,7 +138,7 @@ class _Answer:
             self._release(call)
 
     def _release(self, call: Call) -> None:
-        """Give the body's room back, once no thread works on it."""
+        """Stop counting the body's bytes once no thread works on it."""
         queue, size = self.service.queue, int(call.request.scope.get("bytes", 0))
 
         def release(_: object = None) -> None:

@@ -82,7 +82,7 @@ class Limits:
         """As much of a text's end or beginning as has at most `limit` tokens by itself, behind `lead`."""
         if from_start:
             tokens = self._more_than(whole, limit, True) or tokens
-        # Divided anew, a part may have a token more: at its edge, and where a character consists of several tokens.
+        # Tokenized by itself, a part may have one token more: at its edge, or if a character has several tokens.
         for count in range(limit, 0, -1):
             piece = whole[int(tokens[-count][0]) :] if from_start else whole[: int(tokens[count - 1][1])]
             piece = piece.removeprefix(lead)

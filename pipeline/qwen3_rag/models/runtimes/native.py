@@ -7,23 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import StoppedError
 from qwen3_rag.models.checkpoints.formats import (
     EmbedFormat,
     Encoded,
-    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
-    unit_rows,
 )
 from qwen3_rag.models.checkpoints.loading import check_length, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.engine.engine import load_engine
 from qwen3_rag.models.engine.packing import PackedSequence, Prefix
 from qwen3_rag.models.engine.work import Work
-from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
+from qwen3_rag.models.runtimes.from_ids import IdEmbedder
+from qwen3_rag.models.runtimes.protocols import Scored
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["NativeEmbedder", "NativeReranker"]
 
@@ -90,10 +88,8 @@ def _sequences(group: Encoded) -> list[PackedSequence]:
     return [PackedSequence(ids, prefix=prefix) for ids in group.tails]
 
 
-class NativeEmbedder:
+class NativeEmbedder(IdEmbedder):
     """Embeds with a causal decoder; the vector is the last state of a final `<|endoftext|>`."""
-
-    takes_instructions = True
 
     def __init__(
         self, folder: Path, *, device: str, dtype: str, max_length: int, dimensions: int | None, options: dict[str, Any]
@@ -114,34 +110,10 @@ class NativeEmbedder:
         """Batches run so far."""
         return self.engine.scheduler.work
 
-    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None, cancellation)
-
-    def embed_documents(
-        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
-    ) -> EmbedResult:
-        """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress, cancellation)
-
-    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of complete inputs."""
-        return self._embed(self.format.checked(inputs), None, cancellation)
-
-    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
-        rows, missing = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32), len(inputs.ids)
-        for batch, states in self.engine.last_states([PackedSequence(ids) for ids in inputs.ids], cancellation):
-            rows[batch] = unit_rows(states, self.dimensions)
-            missing -= len(batch)
-            if progress:
-                progress(len(batch))
-        if missing:
-            raise StoppedError(f"{cancellation.stop_reason or 'stopped'}: {missing} of {len(rows)} texts not embedded")
-        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
-
-    def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets of a text's tokens."""
-        return self.tokens.spans(text)
+    def _last_states(
+        self, inputs: Sequence[list[int]], cancellation: Cancellation
+    ) -> Iterator[tuple[Sequence[int], Float32]]:
+        yield from self.engine.last_states([PackedSequence(ids) for ids in inputs], cancellation)
 
     def warm_up(self) -> None:
         """Compile the layers now, if that is to be done."""

@@ -14,16 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import StoppedError
 from qwen3_rag.models.checkpoints.formats import (
     END_OF_TEXT,
     EmbedFormat,
     Encoded,
-    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
-    unit_rows,
 )
 from qwen3_rag.models.checkpoints.loading import (
     check_length,
@@ -34,8 +31,9 @@ from qwen3_rag.models.checkpoints.loading import (
     reranker_head,
 )
 from qwen3_rag.models.checkpoints.tokens import Tokens
-from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
+from qwen3_rag.models.runtimes.from_ids import IdEmbedder
+from qwen3_rag.models.runtimes.protocols import Scored
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["OfficialEmbedder", "OfficialReranker"]
 
@@ -114,10 +112,9 @@ class OfficialReranker:
         return no_yes[:, 1] - no_yes[:, 0]
 
 
-class OfficialEmbedder:
+class OfficialEmbedder(IdEmbedder):
     """The official embedding script's computation: left padding, last position, normalised. Threads take turns."""
 
-    takes_instructions = True
     work = None
 
     def __init__(
@@ -135,36 +132,16 @@ class OfficialEmbedder:
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
         self._lock = threading.Lock()
 
-    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None, cancellation)
-
-    def embed_documents(
-        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
-    ) -> EmbedResult:
-        """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress, cancellation)
-
-    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of complete inputs."""
-        return self._embed(self.format.checked(inputs), None, cancellation)
-
-    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
-        rows = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32)
-        for start in range(0, len(rows), self.batch_size):
-            if reason := cancellation.stop_reason:
-                raise StoppedError(f"{reason}: {len(rows) - start} of {len(rows)} texts not embedded")
-            part = inputs.ids[start : start + self.batch_size]
+    def _last_states(
+        self, inputs: Sequence[list[int]], cancellation: Cancellation
+    ) -> Iterator[tuple[Sequence[int], Float32]]:
+        for start in range(0, len(inputs), self.batch_size):
+            if cancellation.stop_reason:
+                return
+            part = inputs[start : start + self.batch_size]
             with self._lock, torch.inference_mode():
                 states = self.model(**_left_padded(part, self.format.end, self.device)).last_hidden_state
-            rows[start : start + len(part)] = unit_rows(states[:, -1].float().cpu().numpy(), self.dimensions)
-            if progress:
-                progress(len(part))
-        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
-
-    def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets of a text's tokens."""
-        return self.tokens.spans(text)
+            yield range(start, start + len(part)), states[:, -1].float().cpu().numpy()
 
     def warm_up(self) -> None:
         """Nothing to do."""

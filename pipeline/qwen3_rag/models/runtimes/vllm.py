@@ -20,20 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, StoppedError, UnknownNameError
+from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, UnknownNameError
 from qwen3_rag.models.checkpoints.formats import (
     EmbedFormat,
     Encoded,
-    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
-    unit_rows,
 )
 from qwen3_rag.models.checkpoints.loading import choose_dtype, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
-from qwen3_rag.models.runtimes.protocols import Progress, Scored
-from qwen3_rag.scores import NEVER, Cancellation, EmbedResult, Group
+from qwen3_rag.models.runtimes.from_ids import IdEmbedder
+from qwen3_rag.models.runtimes.protocols import Scored
+from qwen3_rag.scores import NEVER, Cancellation, Group
 
 __all__ = ["VllmEmbedder", "VllmReranker"]
 
@@ -209,10 +208,9 @@ class VllmReranker:
         """Nothing to do."""
 
 
-class VllmEmbedder:
+class VllmEmbedder(IdEmbedder):
     """A causal embedder; the vector is the last state of a final `<|endoftext|>`."""
 
-    takes_instructions = True
     work = None
 
     def __init__(
@@ -226,36 +224,10 @@ class VllmEmbedder:
         self.runs_on = self.engine.runs_on
         self.dimensions = matryoshka(int(self.engine.llm.model_config.get_hidden_size()), dimensions)
 
-    def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of queries; a query longer than `max_length` is an error."""
-        return self._embed(self.format.queries(texts, instruction), None, cancellation)
-
-    def embed_documents(
-        self, texts: Sequence[str], progress: Progress | None = None, cancellation: Cancellation = NEVER
-    ) -> EmbedResult:
-        """Unit rows of documents, each truncated to `max_length` tokens."""
-        return self._embed(self.format.documents(texts), progress, cancellation)
-
-    def embed_ids(self, inputs: Sequence[list[int]], cancellation: Cancellation = NEVER) -> EmbedResult:
-        """Unit rows of complete inputs."""
-        return self._embed(self.format.checked(inputs), None, cancellation)
-
-    def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
-        rows, done = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32), 0
-        for part, states in self.engine.rows(inputs.ids, cancellation):
-            rows[list(part)] = unit_rows(states, self.dimensions)
-            done += len(part)
-            if progress:
-                progress(len(part))
-        if done < len(rows):
-            raise StoppedError(
-                f"{cancellation.stop_reason or 'stopped'}: {len(rows) - done} of {len(rows)} texts not embedded"
-            )
-        return EmbedResult(rows, sum(map(len, inputs.ids)), inputs.truncated)
-
-    def spans(self, text: str) -> NDArray[np.int64]:
-        """Character offsets of a text's tokens."""
-        return self.tokens.spans(text)
+    def _last_states(
+        self, inputs: Sequence[list[int]], cancellation: Cancellation
+    ) -> Iterator[tuple[Sequence[int], Float32]]:
+        yield from self.engine.rows(inputs, cancellation)
 
     def warm_up(self) -> None:
         """Nothing to do."""
