@@ -42,10 +42,15 @@ def server(request: pytest.FixtureRequest, embedder: Embedder, reranker: Reranke
         yield running
 
 
-def report_of(script: str, server: Served, **more: Any) -> dict[str, dict[str, Any]]:
+def program_of(script: str) -> Path:
     program = ROOT / SCRIPTS[script]
     if not program.exists():
         pytest.skip(f"{SCRIPTS[script].split('/')[0]} is not there: `make clients` makes it")
+    return program
+
+
+def report_of(script: str, server: Served, **more: Any) -> dict[str, dict[str, Any]]:
+    program = program_of(script)
     service = server.service
     request = {
         "base": server.url,
@@ -91,18 +96,23 @@ def test_a_client_gets_the_scores_and_vectors_of_the_models(
 def test_a_busy_server_is_asked_again_or_its_message_shown(
     embedder: Embedder, reranker: Reranker, script: str, retries: bool
 ) -> None:
+    program_of(script)
     with served(embedder, reranker, max_queue=1) as running:
         queue = running.service.queue
         queue.size = 1
+        answered = threading.Event()
 
         def release() -> None:
-            wait_for(lambda: queue.refused)
+            wait_for(lambda: queue.refused or answered.is_set(), seconds=300)
             queue.size = 0
 
         thread = threading.Thread(target=release)
         thread.start()
-        first = next(iter(report_of(script, running).values()))
-        thread.join()
+        try:
+            first = next(iter(report_of(script, running).values()))
+        finally:
+            answered.set()
+            thread.join()
     if retries:
         assert first["kind"] == "scores"
     else:
