@@ -30,17 +30,18 @@ def cpu_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, n: i
 
 
 class Case:
-    """A batch with two prefixes, one stored and one computed in the batch, and sequences with and without a prefix."""
+    """A batch with and without prefixes: one stored, one computed in the batch, and one that continues each of them."""
 
     def __init__(self, lengths: tuple[int, ...], prefix: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
         generator = torch.Generator().manual_seed(sum(lengths) + prefix)
         sequences = []
         stored, fresh = Prefix(range(prefix)), Prefix(range(prefix + 2))
+        longer, longest = Prefix(range(3), parent=stored), Prefix(range(4), parent=fresh)
         before = [torch.randn(prefix, 2, 8, generator=generator) for _ in range(2)]
         if prefix:
             stored.keys_values[0] = tuple(x.to(device, dtype) for x in before)
-            sequences.append(PackedSequence(fresh.ids, computes=fresh))
-        owners = [stored, fresh, None] if prefix else [None]
+            sequences += [PackedSequence(p.ids, prefix=p.parent, computes=p) for p in (fresh, longer, longest)]
+        owners = [stored, fresh, longer, longest, None] if prefix else [None]
         for owner in owners:
             sequences += [PackedSequence(range(length), prefix=owner) for length in lengths]
         self.layout = Layout(sequences)
@@ -48,6 +49,9 @@ class Case:
         q = torch.randn(rows, 4, 8, generator=generator)
         k, v = (torch.randn(rows, 2, 8, generator=generator) for _ in range(2))
         stored_before = {None: [x[:0] for x in (k, v)], stored: before, fresh: [x[: prefix + 2] for x in (k, v)]}
+        for child, start in ((longer, prefix + 2), (longest, prefix + 5)):
+            own = [x[start : start + len(child.ids)] for x in (k, v)]
+            stored_before[child] = [torch.cat(pair) for pair in zip(stored_before[child.parent], own, strict=True)]
         expected = []
         for sequence, start, stop in zip(sequences, self.layout.starts, self.layout.starts[1:], strict=False):
             keys, values = (

@@ -4,8 +4,9 @@ Formats follow the model cards of `Qwen/Qwen3-Reranker-*` and `Qwen/Qwen3-Embedd
 `qwen3_rag.prompts`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = ["END_OF_TEXT", "EmbedFormat", "Encoded", "Inputs", "RerankFormat", "m
 
 END_OF_TEXT = "<|endoftext|>"
 SLICE = 4096  # pairs tokenized at once, to bound memory
+INSTRUCTIONS_KEPT = 16
 Float32 = NDArray[np.float32]
 
 
@@ -32,11 +34,13 @@ class Encoded:
         head: Ids of prefix, instruction and query, which all of its candidates share.
         tails: For each document, its ids and those of the suffix.
         truncated: For each document, whether it was truncated.
+        constant: Number of ids of `head` that do not depend on the query.
     """
 
     head: list[int]
     tails: list[list[int]]
     truncated: list[bool]
+    constant: int = 0
 
     @property
     def inputs(self) -> list[list[int]]:
@@ -65,6 +69,7 @@ class RerankFormat:
         self.tokens, self.max_length = tokens, max_length
         self.prefix = tokens.encode_control(RERANK_PREFIX)
         self.suffix = tokens.encode_control(RERANK_SUFFIX)
+        self._start = lru_cache(INSTRUCTIONS_KEPT)(partial(_start_of, tokens, rerank_query))
         self._check_cut()
 
     def _check_cut(self) -> None:
@@ -104,16 +109,19 @@ class RerankFormat:
         most = self.max_length  # no document has more
         ids = iter(self.tokens.encode([f" {document}" for _, documents in groups for document in documents], most))
         return [
-            self._encoded(head, islice(ids, len(documents))) for head, (_, documents) in zip(heads, groups, strict=True)
+            self._encoded(instruction, head, islice(ids, len(documents)))
+            for head, (_, documents) in zip(heads, groups, strict=True)
         ]
 
-    def _encoded(self, head: list[int], documents: Iterable[list[int]]) -> Encoded:
+    def _encoded(self, instruction: str, head: list[int], documents: Iterable[list[int]]) -> Encoded:
+        start = [*self.prefix, *self._start(instruction)]
+        constant = len(start if head[: len(start)] == start else self.prefix)
         limit = self.document_budget(head)
         tails, truncated = [], []
         for ids in documents:
             tails.append(ids[:limit] + self.suffix)
             truncated.append(len(ids) > limit)
-        return Encoded(head, tails, truncated)
+        return Encoded(head, tails, truncated, constant)
 
     def encoded(self, inputs: Sequence[list[int]]) -> Encoded:
         """Complete inputs from outside, divided after the tokens that all share.
@@ -130,10 +138,20 @@ class RerankFormat:
             self.tokens.check_plain(ids[start:-end], f"input[{place}]")
             if len(ids) > self.max_length:
                 raise InvalidArgumentError(f"input[{place}] has {len(ids)} tokens; expected at most {self.max_length}")
-        bodies = [ids[:-end] for ids in inputs]
-        columns = enumerate(zip(*bodies, strict=False))
-        shared = next((i for i, column in columns if len(set(column)) > 1), min(map(len, bodies)))
-        return Encoded(inputs[0][:shared], [ids[shared:] for ids in inputs], [False] * len(inputs))
+        shared = _common_start([ids[:-end] for ids in inputs])
+        return Encoded(inputs[0][:shared], [ids[shared:] for ids in inputs], [False] * len(inputs), start)
+
+
+def _start_of(tokens: Tokens, template: Callable[[str, str], str], instruction: str) -> tuple[int, ...]:
+    """The ids that a template and an instruction start with before nearly every query."""
+    one, other = tokens.encode([template(instruction, query) for query in ("a", "中")])
+    return tuple(one[: _common_start([one, other])])
+
+
+def _common_start(sequences: Sequence[Sequence[int]]) -> int:
+    """How many ids at the start are the same in all sequences."""
+    columns = enumerate(zip(*sequences, strict=False))
+    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, sequences)))
 
 
 def sliced(groups: Sequence[Group], size: int = SLICE) -> Iterator[tuple[int, list[Group]]]:
@@ -157,10 +175,17 @@ def sliced(groups: Sequence[Group], size: int = SLICE) -> Iterator[tuple[int, li
 
 
 class Inputs(NamedTuple):
-    """Complete inputs of an embedder, and how many of their texts were truncated."""
+    """Complete inputs of an embedder.
+
+    Attributes:
+        ids: Token ids of each.
+        truncated: How many of their texts were truncated.
+        start: Ids that nearly all of them start with.
+    """
 
     ids: list[list[int]]
     truncated: int = 0
+    start: tuple[int, ...] = ()
 
 
 class EmbedFormat:
@@ -177,6 +202,7 @@ class EmbedFormat:
     def __init__(self, tokens: Tokens, max_length: int) -> None:
         self.tokens, self.max_length = tokens, max_length
         self.end = tokens.token_id(END_OF_TEXT)
+        self._start = lru_cache(INSTRUCTIONS_KEPT)(partial(_start_of, tokens, embed_query))
 
     def queries(self, texts: Sequence[str], instruction: str) -> Inputs:
         """Ids of queries with their instruction.
@@ -191,7 +217,7 @@ class EmbedFormat:
                     f"instruction and query take {len(ids) + 1} tokens; expected at most max_length={self.max_length}: "
                     f"{text[:60]!r}…"
                 )
-        return Inputs([[*ids, self.end] for ids in encoded])
+        return Inputs([[*ids, self.end] for ids in encoded], start=self._start(instruction))
 
     def documents(self, texts: Sequence[str]) -> Inputs:
         """Ids of documents, each truncated to `max_length`."""

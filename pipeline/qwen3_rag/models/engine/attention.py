@@ -144,8 +144,10 @@ def running(batch: Batch) -> Iterator[Batch]:
 def _record(layout: Layout, k: Tensor, v: Tensor, layer: int) -> None:
     for sequence, start, stop in zip(layout.sequences, layout.starts, layout.starts[1:], strict=False):
         if sequence.computes is not None:
+            before = sequence.prefix.keys_values[layer] if sequence.prefix is not None else (k[:0], v[:0])
             # Copies, because compiled code may reuse this memory after the layer.
-            sequence.computes.keys_values[layer] = (k[start:stop].clone(), v[start:stop].clone())
+            keys, values = (torch.cat([b, x[start:stop]]) for b, x in zip(before, (k, v), strict=True))
+            sequence.computes.keys_values[layer] = (keys, values)
 
 
 # Opaque to torch.compile, so that a layer is one graph for every batch. The layer's number is a tensor: as a Python

@@ -1,16 +1,20 @@
 """Packs sequences of different lengths into one row of tokens, without padding."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["WINDOW", "Layout", "PackedSequence", "Prefix", "by_prefix", "pack", "reading_order"]
+__all__ = ["WINDOW", "KeptPrefixes", "Layout", "PackedSequence", "Prefix", "by_prefix", "pack", "reading_order"]
 
 # Candidates arrive best first. Sorting by length only within windows of this size puts similar lengths together, and
 # still reads the best candidates first, so that stopping early leaves them scored.
 WINDOW = 64
+# Prefixes that outlive their calls: how many, and how long each may be, which bounds their memory.
+KEPT, LONGEST_KEPT = 4, 256
 
 
 def reading_order(lengths: Sequence[int], window: int = WINDOW) -> list[int]:
@@ -31,23 +35,48 @@ class Prefix:
     """Tokens that several sequences start with; computed by the first batch that needs them, then shared.
 
     Attributes:
-        ids: Token ids.
+        ids: Token ids, without those of the parent.
+        parent: The prefix that it continues.
+        kept: Whether the keys and values stay in memory when no sequence needs them.
         refcount: Number of sequences without a result yet; the keys and values are freed with the last.
-        keys_values: Layer to (keys, values), each (tokens, heads, size); empty until computed.
+        keys_values: Layer to (keys, values), each (tokens, heads, size), the parent's included; empty until computed.
     """
 
     ids: Sequence[int]
+    parent: "Prefix | None" = None
+    kept: bool = False
     refcount: int = 0
     keys_values: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Number of tokens, the parent's included."""
+        return len(self.ids) + (len(self.parent) if self.parent else 0)
 
     def release(self) -> None:
         """Count a sequence as finished."""
         self.refcount -= 1
-        if not self.refcount:
+        if self.refcount <= 0 and not self.kept:
             self.keys_values.clear()
+
+
+class KeptPrefixes:
+    """The prefixes that all inputs of an instruction start with, for the instructions used last."""
+
+    def __init__(self) -> None:
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, ids: Sequence[int]) -> Prefix | None:
+        """The prefix of these ids, which may not be computed yet; None if there are none or too many to keep."""
+        if not 0 < len(ids) <= LONGEST_KEPT:
+            return None
+        key = tuple(ids)
+        with self._lock:
+            prefix = self._prefixes.setdefault(key, Prefix(key, kept=True))
+            self._prefixes.move_to_end(key)
+            if len(self._prefixes) > KEPT:
+                self._prefixes.popitem(last=False)
+        return prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +153,9 @@ def pack(sequences: Sequence[PackedSequence]) -> tuple[Layout, list[int]]:
         The layout, and the index in `sequences` of each of its results.
     """
     groups = by_prefix(sequences)
-    new = [PackedSequence(p.ids, computes=p) for p in groups if p is not None and not p.keys_values]
+    missing = sorted((p for p in groups if p is not None and not p.keys_values), key=lambda p: -len(p.ids))
+    parents = [p.parent for p in missing if p.parent is not None and not p.parent.keys_values]
+    new = [PackedSequence(p.ids, prefix=p.parent, computes=p) for p in dict.fromkeys([*parents, *missing])]
     order = [i for group in groups.values() for i in sorted(group, key=lambda i: -len(sequences[i].ids))]
     return Layout([*new, *(sequences[i] for i in order)]), order
 

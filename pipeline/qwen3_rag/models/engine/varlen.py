@@ -19,18 +19,18 @@ class _Plan:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         here = {s.computes: start for s, start in zip(layout.sequences, layout.starts, strict=False) if s.computes}
         self.stored = list(dict.fromkeys(s.prefix for s in layout.sequences if s.prefix and s.prefix not in here))
-        first: dict[Prefix, int] = {}
+        rows: dict[Prefix | None, list[int]] = {None: []}
         total = 0
         for prefix in self.stored:
-            first[prefix] = total
+            rows[prefix] = list(range(total, total + len(prefix)))
             total += len(prefix)
-        first |= {prefix: total + start for prefix, start in here.items()}
+        for prefix, start in here.items():  # parents come first
+            rows[prefix] = [*rows[prefix.parent], *range(total + start, total + start + len(prefix.ids))]
         index: list[int] = []
         lengths_q, lengths_k = [], []
         for sequence, start in zip(layout.sequences, layout.starts, strict=False):
             length, shared = len(sequence.ids), sequence.prefix
-            if shared is not None:
-                index += range(first[shared], first[shared] + len(shared))
+            index += rows[shared]
             index += range(total + start, total + start + length)
             lengths_q.append(length)
             lengths_k.append(length + (len(shared) if shared is not None else 0))
@@ -40,8 +40,8 @@ class _Plan:
         self.cumulative = (_cumulative(lengths_q, device), _cumulative(lengths_k, device))
         last_k = [lengths_k[i] for i in layout.results]
         offsets = [0, *torch.tensor(lengths_k).cumsum(0).tolist()]
-        rows = [row for i in layout.results for row in range(offsets[i], offsets[i + 1])]
-        self.last_index = self.index[torch.tensor(rows, device=device)]
+        last = [row for i in layout.results for row in range(offsets[i], offsets[i + 1])]
+        self.last_index = self.index[torch.tensor(last, device=device)]
         self.last_cumulative = (_cumulative([1] * len(last_k), device), _cumulative(last_k, device))
         self.longest_of_last = max(last_k, default=0)
 

@@ -26,9 +26,7 @@ class IdEmbedder(ABC):
     dimensions: int
 
     @abstractmethod
-    def _last_states(
-        self, inputs: Sequence[list[int]], cancellation: Cancellation
-    ) -> Iterator[tuple[Sequence[int], Float32]]:
+    def _last_states(self, inputs: Inputs, cancellation: Cancellation) -> Iterator[tuple[Sequence[int], Float32]]:
         """Indices of some inputs and their last states (n, hidden), until all are done or `cancellation` applies."""
 
     def embed_queries(self, texts: Sequence[str], instruction: str, cancellation: Cancellation = NEVER) -> EmbedResult:
@@ -47,7 +45,7 @@ class IdEmbedder(ABC):
 
     def _embed(self, inputs: Inputs, progress: Progress | None, cancellation: Cancellation) -> EmbedResult:
         rows, missing = np.empty((len(inputs.ids), self.dimensions), dtype=np.float32), len(inputs.ids)
-        for part, states in self._last_states(inputs.ids, cancellation):
+        for part, states in self._last_states(inputs, cancellation):
             rows[list(part)] = unit_rows(states, self.dimensions)
             missing -= len(part)
             if progress:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qwen3_rag.models.checkpoints.formats import (
     EmbedFormat,
     Encoded,
+    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
@@ -17,7 +18,7 @@ from qwen3_rag.models.checkpoints.formats import (
 from qwen3_rag.models.checkpoints.loading import check_length, reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.engine.engine import load_engine
-from qwen3_rag.models.engine.packing import PackedSequence, Prefix
+from qwen3_rag.models.engine.packing import KeptPrefixes, PackedSequence, Prefix
 from qwen3_rag.models.engine.work import Work
 from qwen3_rag.models.runtimes.from_ids import IdEmbedder
 from qwen3_rag.models.runtimes.protocols import Scored
@@ -39,6 +40,7 @@ class NativeReranker:
         self.format, self.tokens, self.max_length = RerankFormat(tokens, max_length), tokens, max_length
         self.engine, rows = load_engine(folder, head, ids, device=device, dtype=dtype, options=options)
         check_length(max_length, self.engine.config)
+        self.instructions = KeptPrefixes()
         self.direction = (rows[1] - rows[0] if head == "causal" else rows[0]).cpu().numpy()
 
     @property
@@ -56,12 +58,20 @@ class NativeReranker:
         yield from self._score([self.format.encoded(inputs)], 0, cancellation)
 
     def _score(self, encoded: Sequence[Encoded], first: int, cancellation: Cancellation) -> Iterator[Scored]:
-        sequences = [sequence for group in encoded for sequence in _sequences(group)]
+        sequences = [sequence for group in encoded for sequence in self._sequences(group)]
         truncated = [cut for group in encoded for cut in group.truncated]
         lengths = [length for group in encoded for length in group.lengths]
         for batch, states in self.engine.last_states(sequences, cancellation):
             cut, tokens = sum(truncated[i] for i in batch), sum(lengths[i] for i in batch)
             yield Scored([first + i for i in batch], states @ self.direction, cut, tokens)
+
+    def _sequences(self, group: Encoded) -> list[PackedSequence]:
+        parent = self.instructions.get(group.head[: group.constant])
+        query = group.head[len(parent) if parent else 0 :]
+        if len(group.tails) == 1:  # a prefix cache for a single candidate would only cost
+            return [PackedSequence([*query, *group.tails[0]], prefix=parent)]
+        prefix = Prefix(query, parent) if query else parent
+        return [PackedSequence(ids, prefix=prefix) for ids in group.tails]
 
     @property
     def work(self) -> Work:
@@ -81,13 +91,6 @@ class NativeReranker:
         self.engine.warm_up()
 
 
-def _sequences(group: Encoded) -> list[PackedSequence]:
-    if len(group.tails) == 1:  # a prefix cache for a single candidate would only cost
-        return [PackedSequence(ids) for ids in group.inputs]
-    prefix = Prefix(group.head)
-    return [PackedSequence(ids, prefix=prefix) for ids in group.tails]
-
-
 class NativeEmbedder(IdEmbedder):
     """Embeds with a causal decoder; the vector is the last state of a final `<|endoftext|>`."""
 
@@ -98,6 +101,7 @@ class NativeEmbedder(IdEmbedder):
         self.format = EmbedFormat(self.tokens, max_length)
         self.engine, _ = load_engine(folder, "none", (), device=device, dtype=dtype, options=options)
         check_length(max_length, self.engine.config)
+        self.instructions = KeptPrefixes()
         self.dimensions = matryoshka(int(self.engine.config.hidden_size), dimensions)
 
     @property
@@ -110,10 +114,15 @@ class NativeEmbedder(IdEmbedder):
         """Batches run so far."""
         return self.engine.scheduler.work
 
-    def _last_states(
-        self, inputs: Sequence[list[int]], cancellation: Cancellation
-    ) -> Iterator[tuple[Sequence[int], Float32]]:
-        yield from self.engine.last_states([PackedSequence(ids) for ids in inputs], cancellation)
+    def _last_states(self, inputs: Inputs, cancellation: Cancellation) -> Iterator[tuple[Sequence[int], Float32]]:
+        prefix, length = self.instructions.get(inputs.start), len(inputs.start)
+        sequences = [
+            PackedSequence(ids[length:], prefix=prefix)
+            if prefix is not None and tuple(ids[:length]) == inputs.start
+            else PackedSequence(ids)
+            for ids in inputs.ids
+        ]
+        yield from self.engine.last_states(sequences, cancellation)
 
     def warm_up(self) -> None:
         """Compile the layers now, if that is to be done."""

@@ -18,6 +18,7 @@ from qwen3_rag.models.checkpoints.formats import (
     END_OF_TEXT,
     EmbedFormat,
     Encoded,
+    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
@@ -132,13 +133,11 @@ class OfficialEmbedder(IdEmbedder):
         self.dimensions = matryoshka(int(weights.config.hidden_size), dimensions)
         self._lock = threading.Lock()
 
-    def _last_states(
-        self, inputs: Sequence[list[int]], cancellation: Cancellation
-    ) -> Iterator[tuple[Sequence[int], Float32]]:
-        for start in range(0, len(inputs), self.batch_size):
+    def _last_states(self, inputs: Inputs, cancellation: Cancellation) -> Iterator[tuple[Sequence[int], Float32]]:
+        for start in range(0, len(inputs.ids), self.batch_size):
             if cancellation.stop_reason:
                 return
-            part = inputs[start : start + self.batch_size]
+            part = inputs.ids[start : start + self.batch_size]
             with self._lock, torch.inference_mode():
                 states = self.model(**_left_padded(part, self.format.end, self.device)).last_hidden_state
             yield range(start, start + len(part)), states[:, -1].float().cpu().numpy()

@@ -24,6 +24,7 @@ from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, Model
 from qwen3_rag.models.checkpoints.formats import (
     EmbedFormat,
     Encoded,
+    Inputs,
     RerankFormat,
     matryoshka,
     sliced,
@@ -224,10 +225,8 @@ class VllmEmbedder(IdEmbedder):
         self.runs_on = self.engine.runs_on
         self.dimensions = matryoshka(int(self.engine.llm.model_config.get_hidden_size()), dimensions)
 
-    def _last_states(
-        self, inputs: Sequence[list[int]], cancellation: Cancellation
-    ) -> Iterator[tuple[Sequence[int], Float32]]:
-        yield from self.engine.rows(inputs, cancellation)
+    def _last_states(self, inputs: Inputs, cancellation: Cancellation) -> Iterator[tuple[Sequence[int], Float32]]:
+        yield from self.engine.rows(inputs.ids, cancellation)
 
     def warm_up(self) -> None:
         """Nothing to do."""
