@@ -8,15 +8,19 @@ import pytest
 from qwen3_rag import Document, Embedder, Pipeline, Reranker
 from served import Served, served
 
+# Compiling in the middle of a test, after many others, would let its clients wait for half a minute.
+EAGER = {"compile": False}
+
 
 @pytest.fixture(scope="session")
 def reranker(tiny_reranker: Path) -> Reranker:
-    return Reranker(str(tiny_reranker), dtype="float32", instructions={"ours": "Given a riddle, find its solution"})
+    instructions = {"ours": "Given a riddle, find its solution"}
+    return Reranker(str(tiny_reranker), dtype="float32", instructions=instructions, runtime_options=EAGER)
 
 
 @pytest.fixture(scope="session")
 def embedder(tiny_embedder: Path) -> Embedder:
-    return Embedder(str(tiny_embedder), dtype="float32")
+    return Embedder(str(tiny_embedder), dtype="float32", runtime_options=EAGER)
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.server.running import Server
 from qwen3_rag.server.service import Service
-from qwen3_rag.server.settings import ServerSettings
+from qwen3_rag.server.settings import Keys, ServerSettings
 from served import Served, served, wait_for
 
 BODY = {"query": "tides", "documents": ["the moon"]}
@@ -194,7 +195,7 @@ def test_a_place_is_kept_until_the_work_of_a_vanished_client_has_ended(
 
 
 def test_a_deadline_counts_also_while_others_work(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 150})
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options={"token_budget": 30})
     reranker.score("a", ["b"])
     run = reranker.loaded.engine.runner.run  # type: ignore[attr-defined]
     monkeypatch.setattr(
@@ -334,3 +335,30 @@ def test_the_last_bytes_of_a_response_that_nobody_reads_are_dropped(embedder: Em
                 count += 1500 if not rest else -(rest - 30_000) // 400  # bytes of a vector
             wait_for(lambda: not running.server.server_state.connections, 5)
     pytest.skip("no response left a small rest on this system")
+
+
+def test_the_oldest_idle_connection_makes_room_for_a_new_one(
+    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen3_rag.server.running.CONNECTIONS", 16)
+    with served(None, reranker) as running, contextlib.ExitStack() as stack:
+        first = stack.enter_context(connect(running))
+        idle = [stack.enter_context(connect(running)) for _ in range(20)]
+        assert first.recv(100) == b"", "the oldest is closed"
+        for connection in (idle[-1], stack.enter_context(connect(running))):
+            connection.sendall(whole("/rerank", BODY))
+            assert answer(connection)[0] == 200
+
+
+def test_a_connect_is_refused(models: Served) -> None:
+    with connect(models) as connection:
+        connection.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_address_of_all_interfaces_takes_both_versions(reranker: Reranker) -> None:
+    with served(None, reranker, host="::", key="k" * 16, keys=Keys(["k" * 16])) as running:
+        port = running.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx2.get(f"http://{host}:{port}/health").status_code == 200

@@ -185,3 +185,39 @@ def test_our_own_url_runtime_gives_the_vectors_of_the_model(models: Served, embe
 
 def test_an_embedding_that_misses_its_deadline_is_504(models: Served) -> None:
     assert "deadline passed" in models.refused("/v1/embeddings", {"input": TEXTS, "deadline": 0}, 504)
+
+
+def test_fields_of_embeddings_that_change_nothing_here_are_taken(models: Served, embedder: Embedder) -> None:
+    fields = {
+        "embed_dtype": "float32", "endianness": "native", "use_activation": True, "add_special_tokens": True,
+        "return_multivector": False, "embedding_type": ["float"], "truncate_prompt_tokens": -1, "priority": 0,
+    }  # fmt: skip
+    rows = models.post("/v1/embeddings", {"input": ["a tide", "the moon"], **fields})["data"]
+    expected = embedder.encode_document(["a tide", "the moon"])
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-6)
+    assert isinstance(
+        models.post("/v1/embeddings", {"input": "a", "embedding_type": ["base64"]})["data"][0]["embedding"], str
+    )
+    assert models.post("/embed", {"inputs": "a tide", "options": {"wait_for_model": True}})
+
+
+def test_truncate_prompt_tokens_counts_the_end_token(models: Served, embedder: Embedder) -> None:
+    text = "the moon raises the tides " * 20
+    (row,) = models.post("/v1/embeddings", {"input": text, "truncate_prompt_tokens": 8})["data"]
+    places = embedder.spans(text)
+    np.testing.assert_allclose(row["embedding"], embedder.encode_document([text[: places[6][1]]])[0], atol=1e-5)
+    assert "2 or more" in models.refused("/v1/embeddings", {"input": text, "truncate_prompt_tokens": 1}, 422)
+
+
+def test_queries_are_never_cut(models: Served) -> None:
+    body = {"texts": ["the moon raises the tides"], "input_type": "search_query", "max_tokens": 3}
+    assert "never cut" in models.refused("/v1/embed", body, 422)
+
+
+def test_a_model_is_found_by_its_name(models: Served) -> None:
+    rows = models.http.get("/v1/models").json()["data"]
+    for row in rows:
+        assert models.http.get(f"/v1/models/{row['id']}").json() == row
+    response = models.http.get("/v1/models/nobody/nothing")
+    assert response.status_code == 404
+    assert "'nobody/nothing'" in response.text

@@ -100,7 +100,7 @@ def test_the_server_lives_through_random_requests(
     store: Pipeline, embedder: Embedder, reranker: Reranker, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng, statuses = random.Random(seed), Counter[int]()
-    paths = [each.path.replace("{id:path}", "fuzz/new") for each in ENDPOINTS]
+    paths = [each.path.replace("{id:rest}", "fuzz/new") for each in ENDPOINTS]
     with served(pipeline=store, allow_writes=True, body_seconds=2.0, send_seconds=2.0, max_texts=200) as running:
         for number in range(COUNT):
             path, valid = rng.choice(VALID)

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from qwen3_rag import Embedder, Reranker
 from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.server.bodies import as_json
+from qwen3_rag.server.failures import RequestError
 from qwen3_rag.server.settings import KEYS, Keys, ServerSettings
 from served import Served, served, wait_for
 
@@ -397,3 +400,73 @@ def test_no_file_descriptor_is_left_open(models: Served) -> None:
         with socket.create_connection(("127.0.0.1", int(models.url.rpartition(":")[2]))) as connection:
             connection.sendall(b"POST /rerank HTTP/1.1\r\nHost: local")
     wait_for(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before, 10)
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("none", 200), ("same-origin", 200), ("cross-site", 403), ("same-site", 403)]
+)
+def test_foreign_pages_cannot_load_a_response_as_a_script(models: Served, site: str, status: int) -> None:
+    response = models.http.get("/v1/models", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
+    assert response.status_code == status
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_an_allowed_page_may_send_the_headers_of_any_client(reranker: Reranker) -> None:
+    with served(None, reranker, allow_origins=("https://App.example",)) as running:
+        origin = {"Origin": "https://app.example"}
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-stainless-lang"}
+        allowed = running.http.options("/v1/rerank", headers=origin | asked)
+        assert allowed.status_code == 200
+        assert "x-stainless-lang" in allowed.headers["Access-Control-Allow-Headers"]
+        reply = running.http.post("/v1/rerank", json=BODY, headers=origin)
+        assert reply.headers["Access-Control-Allow-Origin"] == "https://app.example"
+
+
+def test_refused_requests_count_for_their_route(guarded: Served) -> None:
+    before = guarded.metric("qwen3_rag_requests_total", route="POST /rerank", status="401")
+    guarded.http.post("/rerank", json=BODY, headers={"Authorization": ""})
+    guarded.http.get("/documents/secret", headers={"Authorization": ""})
+    guarded.http.request("BREW", "/rerank")
+    assert guarded.metric("qwen3_rag_requests_total", route="POST /rerank", status="401") == before + 1
+    assert guarded.metric("qwen3_rag_requests_total", route="GET /documents/{id}", status="401")
+    text = guarded.http.get("/metrics").text
+    assert "secret" not in text
+    assert "BREW" not in text
+
+
+def test_a_slash_at_the_end_of_a_route_is_ignored(models: Served) -> None:
+    assert models.post("/v1/rerank/", BODY) == models.post("/v1/rerank", BODY) | {"id": ANY}
+    assert models.http.get("/health/").json() == {"status": "ok"}
+    assert models.http.post("/rerank%0A", json=BODY).status_code == 404
+
+
+def test_a_wrong_method_is_told_the_right_ones(models: Served) -> None:
+    response = models.http.request("PUT", "/documents/x", json={})
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+    assert set(models.http.request("PUT", "/", json={}).headers["Allow"].split(", ")) == {"GET", "HEAD", "POST"}
+
+
+@pytest.mark.parametrize("mark", [b",", b"[", b"{"])
+@pytest.mark.parametrize("tail", [b'\\"', b'"', b"\\"])
+def test_marks_in_texts_are_counted_in_linear_time(mark: bytes, tail: bytes) -> None:
+    body = b'"' + mark * 2_000_000 + b'"' + b'"' + tail * 400_000
+    began = time.process_time()
+    with pytest.raises(RequestError) as error:
+        as_json(body, 1_000_000)
+    assert error.value.status == 400, "the marks are in a text, and the rest is not JSON"
+    assert time.process_time() - began < 5, "the time of a backtracking pattern grows with the square"
+
+
+def test_keys_that_a_container_engine_mounts_may_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    file.chmod(0o444)
+    with pytest.raises(InvalidArgumentError, match="chmod 600"):
+        Keys.read(file)
+    monkeypatch.setattr(Path, "is_relative_to", lambda self, other: other == "/run/secrets")
+    assert Keys.read(file)
+    file.chmod(0o446)
+    with pytest.raises(InvalidArgumentError, match="change it"):
+        Keys.read(file)

@@ -11,7 +11,7 @@ def test_the_document_is_valid_and_names_every_route(models: Served) -> None:
     document = models.http.get("/openapi.json").json()
     validate(document)
     named = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert named == {(each.method, each.path.replace(":path", "")) for each in ENDPOINTS}
+    assert named == {(each.method, each.path.replace(":rest", "")) for each in ENDPOINTS}
     for methods in document["paths"].values():
         for operation in methods.values():
             assert operation["description"]

@@ -108,6 +108,18 @@ def test_it_is_ready_when_the_models_are_loaded_and_ends_on_sigterm(arguments: l
     assert "Traceback" not in running.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_end_it_in_the_same_way(arguments: list[str], number: int) -> None:
+    # Kubernetes sets these where a service has the command's name.
+    links = {"QWEN3_RAG_SERVE_PORT": "tcp://10.0.0.1:80", "QWEN3_RAG_SERVE_SERVICE_HOST": "10.0.0.1",
+             "QWEN3_RAG_SERVE_PORT_80_TCP_ADDR": "10.0.0.1", "QWEN3_RAG_SERVE_SERVICE_PORT": "80"}  # fmt: skip
+    with process(*arguments, environment=links) as running:
+        running.ready().process.send_signal(number)
+        assert running.wait() == 0
+    assert "Traceback" not in running.log
+    assert "interrupted" not in running.log
+
+
 def test_requests_under_way_are_finished_on_sigterm(arguments: list[str]) -> None:
     with process(*arguments, "--max-texts", "50000") as running:
         url, answers = running.ready().url, []
@@ -174,6 +186,8 @@ def test_the_log_is_one_json_object_a_line_without_texts(arguments: list[str]) -
         (["--embedder", "demo", "--host", "0.0.0.0"], "expected 127.0.0.1, or a key"),
         (["--embedder", "demo", "--host", "1.2.3.4", "--key-file", "KEYS"], "cannot listen on port"),
         (["--embedder", "nonsense"], "unknown embedder"),
+        (["--embedder", "demo", "--embedder-name", "ours:query"], "expected one without ':query'"),
+        (["--embedder", "demo", "--reranker-name", "ours"], "no reranker is served"),
         (["--embedder", "demo", "--port", "99999"], "port is 99999"),
         (["--embedder", "demo", "--key-file", "missing"], "cannot be read"),
         (["--embedder", "demo", "--key-file", "OPEN"], "chmod 600"),

@@ -32,7 +32,10 @@ def test_rerank_with_documents_equals_the_reranker(models: Served, reranker: Rer
     assert scores == sorted(scores, reverse=True)
     np.testing.assert_allclose(by_index(reply["results"], "relevance_score"), reranker.score(QUERY, TEXTS), rtol=1e-5)
     assert reply["usage"]["total_tokens"] == reranker.read(QUERY, TEXTS).tokens
-    assert "document" not in reply["results"][0]
+    shown = {row["index"]: row.get("document") for row in reply["results"]}
+    assert shown == {i: {"text": text} if path == "/rerank" else None for i, text in enumerate(TEXTS)}
+    versions = {"/rerank": "2", "/v1/rerank": "1", "/v2/rerank": "2"}
+    assert reply["meta"]["api_version"]["version"] == versions[path]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS_PATHS)
@@ -183,7 +186,7 @@ def test_truncate_prompt_tokens_counts_the_whole_pair(models: Served, reranker: 
         ({"query": QUERY, "documents": ["a"], "top_n": "5"}, "top_n is '5'"),
         ({"query": QUERY, "documents": ["a"], "max_tokens_per_doc": 0}, "max_tokens_per_doc is 0"),
         ({"query": QUERY, "documents": ["a"], "truncate": "MIDDLE"}, "truncate"),
-        ({"query": QUERY + " word" * 9000, "documents": ["a"]}, "so that a document fits"),
+        ({"query": QUERY + " word" * 9000, "documents": ["a"]}, "query has more than 8192 tokens"),
         ([QUERY], "the body"),
     ],
 )
@@ -198,9 +201,73 @@ def test_an_unknown_model_is_404_with_the_right_name(models: Served) -> None:
     assert repr(name) in message
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rerank", {"priority": 3, "request_id": "r", "cache_salt": "s", "return_documents": False}),
+        ("/score", {"truncation_side": "left", "truncate_prompt_tokens": -1, "priority": 1}),
+    ],
+)
+def test_fields_that_change_nothing_here_are_taken(
+    models: Served, reranker: Reranker, path: str, body: dict[str, Any]
+) -> None:
+    texts = {"query": QUERY, "documents": TEXTS} if path == "/rerank" else {"text_1": QUERY, "text_2": TEXTS}
+    reply = models.post(path, texts | body)
+    rows, name = (reply["results"], "relevance_score") if path == "/rerank" else (reply["data"], "score")
+    np.testing.assert_allclose(by_index(rows, name), reranker.score(QUERY, TEXTS), rtol=1e-5)
+    assert all("document" not in row for row in rows)
+
+
+def test_truncation_side_is_the_side_that_is_cut(models: Served) -> None:
+    text = "moon " * 50 + "tide"
+    rows = [
+        models.post("/score", {"text_1": QUERY, "text_2": text, "max_tokens_per_doc": 5, **side})["data"][0]["score"]
+        for side in ({"truncation_side": "left"}, {"truncation_direction": "Left"}, {"truncation_side": "right"}, {})
+    ]
+    assert rows[0] == pytest.approx(rows[1])
+    assert rows[2] == pytest.approx(rows[3])
+    assert rows[0] != pytest.approx(rows[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("field", ["query", "instruction"])
+@pytest.mark.parametrize("path", DOCUMENTS_PATHS)
+def test_a_query_that_is_much_too_long_is_refused_without_reading_all_of_it(
+    models: Served, path: str, field: str
+) -> None:
+    body = {"query": QUERY, "documents": ["a"], field: "tides 123 " * 600_000}
+    began = time.monotonic()
+    message = models.refused(path, body, 422)
+    assert f"the {field} has more than" in message
+    assert len(message) < 200
+    assert time.monotonic() - began < 5, "dividing all of it into tokens takes 10 s and more"
+
+
+def test_pairs_are_cut_before_they_are_counted(reranker: Reranker) -> None:
+    long = "the moon raises the tides " * 100
+    with served(None, reranker, max_tokens=1500) as running:
+        body = {"text_1": [QUERY] * 5, "text_2": [long] * 5}
+        assert "more than 1500 tokens" in running.refused("/score", body, 413)
+        for cut in ({"truncate_prompt_tokens": 200}, {"max_tokens_per_doc": 50}):
+            assert len(running.post("/score", body | cut)["data"]) == 5
+
+
+def test_pairs_whose_deadline_has_passed_are_no_error(models: Served) -> None:
+    body = {"text_1": [QUERY] * 3, "text_2": TEXTS[:3], "max_tokens_per_doc": 2, "deadline": 0}
+    reply = models.post("/score", body)
+    assert reply["data"] == []
+    assert "0 of 3" in reply["degraded"]
+
+
+def test_two_different_numbers_of_results_are_refused(models: Served) -> None:
+    body = {"query": QUERY, "documents": TEXTS}
+    assert "top_n is 0 and top_k is 1" in models.refused("/rerank", body | {"top_n": 0, "top_k": 1}, 422)
+    assert len(models.post("/rerank", body | {"top_n": 2, "top_k": 2})["results"]) == 2
+    assert len(models.post("/rerank", body | {"top_k": 0})["results"]) == len(TEXTS)
+
+
 def test_unknown_fields_are_ignored_on_request(reranker: Reranker) -> None:
     with served(None, reranker, ignore_unknown=True) as running:
-        assert running.post("/rerank", {"query": QUERY, "documents": ["a"], "priority": 1})["results"]
+        assert running.post("/rerank", {"query": QUERY, "documents": ["a"], "colour": 1})["results"]
         assert "no embedder" in running.refused("/v1/embeddings", {"input": "a"}, 404)
         assert "no store" in running.refused("/search", {"query": "a"}, 404)
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -190,3 +191,59 @@ def test_models_of_a_store_are_served_too(store: Pipeline, embedder: Embedder, r
         assert names == [first, second, second + ":query"]
         row = running.post("/embed", {"inputs": "tides"})[0]
         assert row == pytest.approx(embedder.encode_document("tides").tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["x", "a\nb", "x\n", "x/", "x/y", "documents/x", "100%", "ü \r\t"])
+def test_every_id_has_its_own_path(tmp_path: Path, embedder: Embedder, reranker: Reranker, name: str) -> None:
+    ids = ["x", "a\nb", "x\n", "x/", "x/y", "documents/x", "100%", "ü \r\t"]
+    with Pipeline.create(tmp_path / "store", embedder, reranker) as pipeline:
+        pipeline.add([Document(f"text of {each!r}", each) for each in ids])
+        with served(pipeline=pipeline, allow_writes=True) as running:
+            path = f"/documents/{quote(name, safe='/')}"
+            assert running.http.get(path).json()["text"] == f"text of {name!r}"
+            assert running.http.delete(path).status_code == 200
+            assert running.http.get(path).status_code == 404
+        assert {document.id for document in pipeline.documents()} == set(ids) - {name}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [("lines=0", "lines is 0"), ("line=0", "0"), ("lnie=3", "unknown parameter 'lnie'"), ("page=x", "page is 'x'")],
+)
+def test_wrong_parts_of_a_document_are_named(store: Pipeline, query: str, message: str) -> None:
+    with served(pipeline=store) as running:
+        response = running.http.get(f"/documents/kitchen/bread?{query}")
+        assert response.status_code == 422
+        assert message in response.text
+        assert running.http.get("/documents?limt=3").status_code == 422
+
+
+def test_a_write_that_has_begun_is_finished_when_the_server_ends(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    pipeline = Pipeline.create(tmp_path / "store", embedder, None)
+    add = pipeline.add
+
+    def slow(documents: list[Document]) -> object:
+        begun.set()
+        go_on.wait(30)
+        return add(documents)
+
+    monkeypatch.setattr(pipeline, "add", slow)
+    statuses: list[int] = []
+    with pipeline, served(pipeline=pipeline, allow_writes=True, drain_seconds=0.5) as running:
+
+        def write() -> None:
+            body = {"documents": [{"id": "a", "text": "the moon"}]}
+            statuses.append(running.http.post("/documents", json=body).status_code)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        wait_for(begun.is_set)
+        running.server.should_exit = True
+        thread.join()
+        assert statuses == [503]
+        go_on.set()
+    with Pipeline.open(tmp_path / "store", embedder) as again:
+        assert [document.id for document in again.documents()] == ["a"]

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from qwen3_rag.errors import InvalidArgumentError
 __all__ = ["ENVIRONMENT", "read_settings", "show_settings"]
 
 ENVIRONMENT = "QWEN3_RAG"  # QWEN3_RAG_<COMMAND>_<OPTION>
+# What Kubernetes sets for a service named like a command, such as QWEN3_RAG_SERVE_PORT=tcp://10.0.0.1:80.
+SERVICE_NAME = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)$")
+SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 HERE = "qwen3-rag.toml"
 SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
 
@@ -81,6 +85,9 @@ def _check_environment(options: Mapping[str, list[str]]) -> None:
     Raises:
         InvalidArgumentError: There is such a variable.
     """
+    for name, value in list(os.environ.items()):
+        if name.startswith(ENVIRONMENT) and (SERVICE_NAME.search(name) or SERVICE_URL.match(value)):
+            del os.environ[name]
     known = {_variable(command, option) for command, names in options.items() for option in names}
     commands = tuple(_variable(command, "") for command in options)
     for name in sorted(os.environ):

@@ -1,13 +1,14 @@
 """The routes, and one request's steps: read the body, run the endpoint, write the response or the error."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -33,7 +34,7 @@ from qwen3_rag.server.bodies import (
     as_json,
     parsed,
 )
-from qwen3_rag.server.call import TIMEOUT_HEADER, Call, ClientGoneError
+from qwen3_rag.server.call import Call, ClientGoneError
 from qwen3_rag.server.failures import RequestError, as_request_error
 from qwen3_rag.server.guard import Guard
 from qwen3_rag.server.openapi import described
@@ -93,9 +94,10 @@ ENDPOINTS = (
     Endpoint("GET", "/documents", searching.documents),
     Endpoint("POST", "/documents", searching.add, AddBody, writes=True),
     Endpoint("POST", "/documents/delete", searching.delete, DeleteBody, writes=True),
-    Endpoint("GET", "/documents/{id:path}", searching.get),
-    Endpoint("DELETE", "/documents/{id:path}", searching.delete_one, writes=True),
+    Endpoint("GET", "/documents/{id:rest}", searching.get),
+    Endpoint("DELETE", "/documents/{id:rest}", searching.delete_one, writes=True),
     *(Endpoint("GET", path, status.list_models) for path in ("/v1/models", "/models")),
+    Endpoint("GET", "/v1/models/{id:rest}", status.get_model),
     *(Endpoint("GET", path, status.info) for path in ("/info", "/")),
     Endpoint("GET", "/health", status.health, early=True),
     Endpoint("GET", "/ready", status.ready),
@@ -104,30 +106,47 @@ ENDPOINTS = (
 )
 
 
-class _Answer:
-    """An endpoint as an ASGI application."""
+class _Rest(Convertor[str]):
+    """The rest of a path, whatever characters an id has; Starlette's own ends before a line break."""
 
-    def __init__(self, endpoint: Endpoint, service: Service) -> None:
-        self.endpoint, self.service = endpoint, service
-        self.path = endpoint.path.replace(":path", "")
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """The rest as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The rest as it is."""
+        return value
+
+
+class _Answer:
+    """The endpoints of a path as an ASGI application."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], service: Service) -> None:
+        self.endpoints = {endpoint.method: endpoint for endpoint in endpoints}
+        self.path, self.service = shown_path(endpoints[0]), service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         request = Request(scope, receive)
         call = Call(self.service, request)
-        call.tei = self.endpoint.tei
-        response = await self._response(call)
+        endpoint = self.endpoints["GET" if scope["method"] == "HEAD" else scope["method"]]
+        call.tei = endpoint.tei
+        response = await self._response(call, endpoint)
         scope["texts"] = call.texts
         await response(scope, receive, send)
 
-    async def _response(self, call: Call) -> Response:
+    async def _response(self, call: Call, endpoint: Endpoint) -> Response:
         try:
-            self._check()
+            if "{" not in self.path and call.request.scope["path"] != self.path:  # the router passes a line break
+                raise RequestError(404, "no route; see /openapi.json")
+            self._check(endpoint)
             call.limit_by_header()
-            if self.endpoint.body is None:
-                return _finished(call, await self.endpoint.run(call, None))
+            if endpoint.body is None:
+                return _finished(call, await endpoint.run(call, None))
             data = await _read(call.request, call.service)
-            return _finished(call, await self.endpoint.run(call, self._parsed(call, data)))
+            return _finished(call, await endpoint.run(call, self._parsed(call, endpoint.body, data)))
         except (ClientGoneError, ClientDisconnect):
             return Response(status_code=CLIENT_GONE)
         except asyncio.CancelledError:  # the time to finish requests is over
@@ -155,13 +174,13 @@ class _Answer:
 
         call.running.add_done_callback(later)
 
-    def _check(self) -> None:
+    def _check(self, endpoint: Endpoint) -> None:
         """Check what can be checked before the body is read.
 
         Raises:
             RequestError: The models are not loaded, the queue is full, or writing is not allowed.
         """
-        service, endpoint = self.service, self.endpoint
+        service = self.service
         if not service.loaded and not endpoint.early:
             raise RequestError(503, "the models are being loaded", 1)
         if endpoint.writes and service.pipeline is not None and not service.settings.allow_writes:
@@ -169,9 +188,8 @@ class _Answer:
         if endpoint.body is not None:
             service.queue.check()
 
-    def _parsed(self, call: Call, data: bytes) -> Body:
-        kind, settings = self.endpoint.body, self.service.settings
-        assert kind is not None
+    def _parsed(self, call: Call, kind: type[Body], data: bytes) -> Body:
+        settings = self.service.settings
         # Values of token ids, and a generous number of others.
         value = as_json(data, settings.max_tokens + 100 * settings.max_texts)
         call.tei = call.tei or kind.tei_field in value
@@ -182,6 +200,11 @@ class _Answer:
         if self.service.pipeline is not None:
             error.message = error.message.replace(str(self.service.pipeline.store.folder), "the store")
         return error
+
+
+def shown_path(endpoint: Endpoint) -> str:
+    """An endpoint's path as people write it."""
+    return endpoint.path.replace(":rest", "")
 
 
 def _finished(call: Call, value: Any) -> Response:
@@ -238,21 +261,21 @@ def application(service: Service, load: Callable[[], None]) -> ASGIApp:
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
         by_path.setdefault(endpoint.path, []).append(endpoint)
+    register_url_convertor("rest", _Rest())
     routes = [
-        Route(path, _Answer(endpoint, service), methods=[endpoint.method])
+        Route(path, _Answer(endpoints, service), methods=[endpoint.method for endpoint in endpoints])
         for path, endpoints in by_path.items()
-        for endpoint in endpoints
     ]
-    app: ASGIApp = Guard(
-        Starlette(routes=routes, exception_handlers={HTTPException: refused}, lifespan=lifespan), service
-    )
+    starlette = Starlette(routes=routes, exception_handlers={HTTPException: refused}, lifespan=lifespan)
+    starlette.router.redirect_slashes = False
+    app: ASGIApp = Guard(starlette, service, {shown_path(endpoint) for endpoint in ENDPOINTS})
     if origins := service.settings.allow_origins:
         exposed = ["X-Request-ID", "X-Degraded", "X-Truncated", "Retry-After"]
         app = CORSMiddleware(
             app,
-            allow_origins=list(origins),
+            allow_origins=[origin.lower() for origin in origins],
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID", TIMEOUT_HEADER],
+            allow_headers=["*"],  # the origin is what counts, and clients send headers of their own
             expose_headers=exposed,
         )
     return app

@@ -31,7 +31,8 @@ __all__ = [
     "text_inputs",
 ]
 
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Every quote begins a match, also without an end, and nothing is tried twice: the time is linear.
+STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?', re.DOTALL)
 SHOWN = 60  # characters of a wrong value in a message
 Cuts = Annotated[
     bool | Literal["NONE", "START", "END", "start", "end", "none"] | None,
@@ -79,6 +80,9 @@ class Body(BaseModel):
     tei_field: ClassVar[str | None] = None  # the field by which a body is one of TEI's
 
     user: Any = Field(None, description="Ignored.")
+    priority: Any = Field(None, description="Ignored: requests are answered fairly.")
+    request_id: Any = Field(None, description="Ignored: the header X-Request-ID is used.")
+    cache_salt: Any = Field(None, description="Ignored.")
 
 
 class Timed(Body):
@@ -118,6 +122,7 @@ class Cutting(Modelled):
 
     truncate: Cuts = None
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
+    truncation_side: Literal["left", "right"] | None = Field(None, description="The same as `truncation_direction`.")
 
     @property
     def refuses(self) -> bool:
@@ -128,7 +133,8 @@ class Cutting(Modelled):
     def from_start(self) -> bool:
         """Whether the beginning of a text is cut rather than its end."""
         start = isinstance(self.truncate, str) and self.truncate.upper() == "START"
-        return start or (self.truncation_direction or "").lower() == "left"
+        sides = {(side or "right").lower() for side in (self.truncation_direction, self.truncation_side)}
+        return start or "left" in sides
 
 
 class Activated(Timed):
@@ -167,6 +173,17 @@ class RerankBody(Scoring):
     rank_fields: Annotated[list[str], FIRST] | None = Field(None, description="Fields of documents that are objects.")
     max_chunks_per_doc: Any = Field(None, description="Ignored: a document is read in one piece.")
 
+    @property
+    def most(self) -> int | None:
+        """Most results, or None for all.
+
+        Raises:
+            InvalidArgumentError: Two different numbers.
+        """
+        if self.top_n is not None and self.top_k is not None and self.top_n != self.top_k:
+            raise InvalidArgumentError(f"top_n is {self.top_n} and top_k is {self.top_k}; expected one of them")
+        return (self.top_k if self.top_n is None else self.top_n) or None
+
 
 class ScoreBody(Scoring):
     """vLLM's score: one text against one or several, or as many pairs."""
@@ -186,6 +203,8 @@ class ClassifyBody(Activated):
 
     model: str | None = None
     input: IdLists
+    truncate_prompt_tokens: Literal[-1] | None = Field(None, description="Token ids are never cut.")
+    add_special_tokens: Any = Field(None, description="Ignored: the ids are complete.")
 
 
 class CohereTokenizeBody(Body):
@@ -208,6 +227,7 @@ class Embedding(Cutting):
     """A body that asks for vectors."""
 
     dimensions: Positive | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Most tokens of an input, its end included.")
     input_type: str | None = Field(None, description="`query` or `search_query`; `document`, `search_document`, …")
     prompt_name: str | None = Field(None, description="`query`, `document`, or the name of an instruction.")
     task: str | None = Field(None, description="`retrieval.query`, `retrieval.passage`, …")
@@ -218,11 +238,18 @@ class EmbeddingsBody(Embedding):
 
     input: TextsOrIds
     encoding_format: Literal["float", "base64"] | None = None
-    embedding_type: Literal["float", "base64"] | None = Field(None, description="As `encoding_format`.")
+    embedding_type: Literal["float", "base64"] | Annotated[list[Literal["float", "base64"]], FIRST] | None = Field(
+        None, description="As `encoding_format`; of a list, the first."
+    )
     encoding_type: Literal["float", "base64"] | None = Field(None, description="As `encoding_format`.")
     drop_params: Any = Field(None, description="Ignored.")
     normalized: Literal[True] | None = None
     late_chunking: Literal[False] | None = None
+    return_multivector: Literal[False] | None = None
+    add_special_tokens: Literal[True] | None = None
+    use_activation: Literal[True] | None = Field(None, description="Vectors are always of unit length.")
+    embed_dtype: Literal["float32"] | None = None
+    endianness: Literal["native", "little"] | None = None
 
 
 class CohereEmbedBody(Embedding):
@@ -246,6 +273,7 @@ class TeiEmbedBody(Embedding):
 
     inputs: TextOrTexts
     normalize: Literal[True] | None = None
+    options: Any = Field(None, description="Ignored.")
 
 
 class SearchBody(Instructed):

@@ -148,14 +148,19 @@ class Call:
             pass
 
     async def write(self, job: Callable[[], Result]) -> Result:
-        """Run a job that writes; one at a time, and finished even if the client leaves.
+        """Run a job that writes; one at a time, and finished even if the client leaves or the server ends.
 
         Raises:
             RequestError: The queue is full.
         """
         service = self.service
+
+        def work() -> Result:
+            with service.being_written:
+                return job()
+
         entered = service.queue.enter()
         try:
-            return await anyio.to_thread.run_sync(job, limiter=service.writing)
+            return await anyio.to_thread.run_sync(work, limiter=service.writing)
         finally:
             service.queue.leave(entered)

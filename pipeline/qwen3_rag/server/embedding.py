@@ -44,7 +44,8 @@ SIDES = {
 async def embeddings(call: Call, body: EmbeddingsBody) -> Any:
     """Vectors as OpenAI and Jina return them; the model's name with `:query` embeds queries."""
     model, result = await _embedded(call, body, _texts_or_ids(body.input), body.dimensions, None)
-    encoded = "base64" in (body.encoding_format, body.embedding_type, body.encoding_type)
+    types = body.embedding_type if isinstance(body.embedding_type, list) else [body.embedding_type]
+    encoded = "base64" in (body.encoding_format, body.encoding_type, *types[:1])
     rows = [
         {"object": "embedding", "index": i, "embedding": _base64(row) if encoded else row}
         for i, row in enumerate(result.vectors)
@@ -99,6 +100,12 @@ async def _embedded(
     call.limit(body.deadline)
     model, by_name = call.service.embedder_named(body.model)
     query, instruction = _side(body, by_name, model)
+    if body.truncate_prompt_tokens not in (None, -1):
+        most = min(body.truncate_prompt_tokens - 1, most or body.truncate_prompt_tokens)
+        if most < 1:
+            raise InvalidArgumentError(
+                f"truncate_prompt_tokens is {body.truncate_prompt_tokens}; expected -1, or 2 or more with the end token"
+            )
     cut = Cut(most, None, body.refuses, body.from_start)
     result = await call.compute(
         "embed", lambda left, cancel: model.embed(inputs, query, instruction, dimensions, cut, left, cancel)

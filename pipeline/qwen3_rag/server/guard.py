@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +19,10 @@ OPEN = "/health"  # needs no key
 ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-encoding", b"content-length")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 WITH_BODY = ("POST", "PUT", "PATCH")
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+IDS = ("/documents/", "/v1/models/")  # paths that end with a name
+# Pages elsewhere cannot use responses as scripts or pictures.
+ISOLATING = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 TEI_PATHS = ("/", "/embed")
 logger = logging.getLogger("qwen3_rag.server")
 
@@ -29,10 +33,11 @@ class Guard:
     Args:
         app: What answers them.
         service: Settings and counters.
+        paths: The routes' paths, for the counters.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Service, paths: Collection[str]) -> None:
+        self.app, self.service, self.paths = app, service, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -49,9 +54,11 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id), *ISOLATING]
             await send(message)
 
+        if not scope["path"].startswith(IDS) and len(scope["path"]) > 1:
+            scope["path"] = scope["path"].removesuffix("/")
         try:
             if refusal := _repetition(repeated) or self._refusal(scope, headers):
                 await error_response(refusal, scope["path"] in TEI_PATHS)(scope, receive, numbered)
@@ -66,7 +73,7 @@ class Guard:
         name = re.sub(r":\d*$", "", host)
         if settings.host_names and name not in settings.host_names and scope["path"] != OPEN:
             return RequestError(421, f"the host {name!r} is none of this server's names: --allow-host adds one")
-        if not self._origin_passes(headers.get(b"origin"), host):
+        if not self._origin_passes(headers, host):
             return RequestError(403, "pages of this origin may not call this server: --allow-origin lets one")
         if settings.keys and scope["path"] != OPEN and not settings.keys.accept(headers.get(b"authorization", b"")):
             return RequestError(401, "a key is needed: Authorization: Bearer KEY, with one of this server's keys")
@@ -74,15 +81,17 @@ class Guard:
             return _wrong_kind(headers)
         return None
 
-    def _origin_passes(self, origin: bytes | None, host: str) -> bool:
+    def _origin_passes(self, headers: Mapping[bytes, bytes], host: str) -> bool:
         """Whether a web page may call: one of this server's own, or of an origin that was allowed."""
-        if origin is None:
-            return True
-        text, allowed = origin.decode("latin-1").lower(), [each.lower() for each in self.service.settings.allow_origins]
+        origin = headers.get(b"origin")
+        allowed = [each.lower() for each in self.service.settings.allow_origins]
+        if origin is None:  # no page, or one that loads this as a script or a picture
+            return "*" in allowed or headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+        text = origin.decode("latin-1").lower()
         return "*" in allowed or text in allowed or text in (f"http://{host}", f"https://{host}")
 
     def _account(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        metrics, route = self.service.metrics, route_of(scope)
+        metrics, route = self.service.metrics, route_of(scope, self.paths)
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)
         fields: dict[str, Any] = {
@@ -106,10 +115,14 @@ def _repetition(names: set[bytes]) -> RequestError | None:
     return RequestError(400, f"the header {min(names).decode()!r} occurs more than once; expected one")
 
 
-def route_of(scope: Scope) -> str:
+def route_of(scope: Scope, paths: Collection[str]) -> str:
     """Method and route of a request, such as "GET /documents/{id}": a path itself may contain a document's id."""
-    endpoint = scope.get("endpoint")
-    return f"{scope['method']} {getattr(endpoint, 'path', None) or 'unknown'}" if endpoint else "unknown"
+    path = scope["path"]
+    for start in IDS:
+        path = start + "{id}" if path.startswith(start) and path not in paths else path
+    if path not in paths:
+        return "unknown"
+    return f"{scope['method'] if scope['method'] in METHODS else 'other'} {path}"
 
 
 def _wrong_kind(headers: Mapping[bytes, bytes]) -> RequestError | None:

@@ -19,6 +19,8 @@ __all__ = ["Cut", "Limits"]
 Spans = Callable[[str], NDArray[np.int64]]
 NORMALISED = 3  # times as many bytes as before a text may have when normalised
 START_CHARACTERS = 8  # for each token, at first
+SHOWN = 60  # characters of a text in a message
+PIECE = 65536  # characters counted at once
 Tokens = Sequence[Any]  # of places (start, end)
 
 
@@ -56,6 +58,16 @@ class Limits:
         """Seconds that are left."""
         end = self.cancellation.deadline
         return None if end is None else max(0.0, end - time.monotonic())
+
+    def check(self, text: str, limit: int, name: str) -> None:
+        """Refuse a text that is never cut.
+
+        Raises:
+            InvalidArgumentError: It has more than `limit` tokens.
+            StoppedError: The work must stop.
+        """
+        if not _surely_fits(text, limit) and self._more_than(text, limit, False):
+            raise InvalidArgumentError(f"the {name} has more than {limit} tokens: {text[:SHOWN]!r}…; expected fewer")
 
     def shortened(self, texts: Sequence[str], limit: int, cut: Cut, name: str, lead: str = "") -> tuple[list[str], int]:
         """Texts of at most `limit` tokens, each counted behind `lead`; and how many were cut.
@@ -121,15 +133,24 @@ class Limits:
             return
         total = 0
         for text in texts:
-            self._check()
-            total += min(len(self.spans(text[: longest * 8])) + each, longest)
+            total += min(self._count(text, longest) + each, longest)
             if total > most:
                 message = f"the request's texts have more than {most} tokens; expected fewer: send several"
                 raise RequestError(413, message)
 
     def tokens_of(self, instruction: str | None, named: Mapping[str, str]) -> int:
         """Number of tokens of an instruction."""
-        return len(self.spans(resolve_instruction(instruction, named))) if instruction else 0
+        return self._count(resolve_instruction(instruction, named)) if instruction else 0
+
+    def _count(self, text: str, enough: int | None = None) -> int:
+        """Number of tokens, at the edge of each piece of a long text perhaps one more; stops once there are enough."""
+        count = 0
+        for start in range(0, len(text), PIECE):
+            self._check()
+            count += len(self.spans(text[start : start + PIECE]))
+            if enough is not None and count >= enough:
+                break
+        return count
 
     def _check(self) -> None:
         if reason := self.cancellation.stop_reason:

@@ -91,11 +91,11 @@ class ServedReranker:
             )
         limits = Limits(self.measure.spans, deadline, cancel)
         try:
+            self._check_queries([query], instruction, limits)
             documents, shorter = self._cut(query, documents, instruction, cut, limits)
             limits.total([query, instruction or "", *documents], self.longest, self.most)
         except StoppedError as error:
-            scores, reason = np.full(len(documents), np.nan, dtype=np.float32), str(error).partition(" before")[0]
-            return RerankResult(scores, np.zeros(len(documents), dtype=np.int64), stopped=reason)
+            return _nothing(len(documents), error)
         result = self.model.read(query, documents, instruction, limits.left, cancel)
         return replace(result, truncated=result.truncated + shorter)
 
@@ -115,15 +115,25 @@ class ServedReranker:
         if not isinstance(self.model, Reranker):
             raise InvalidArgumentError("a cascade scores documents of one query; expected a single query")
         limits = Limits(self.measure.spans, deadline, cancel)
-        each = limits.tokens_of(instruction, self.model.instructions)
-        limits.total((query + document for query, document in pairs), self.longest, self.most, each)
         shorter, kept = 0, []
-        for query, document in pairs:
-            (text,), count = self._cut(query, [document], instruction, cut, limits)
-            shorter += count
-            kept.append((query, text))
+        try:
+            self._check_queries([query for query, _ in pairs], instruction, limits)
+            for query, document in pairs:
+                (text,), count = self._cut(query, [document], instruction, cut, limits)
+                shorter += count
+                kept.append((query, text))
+            each = limits.tokens_of(instruction, self.model.instructions)
+            limits.total((query + document for query, document in kept), self.longest, self.most, each)
+        except StoppedError as error:
+            return _nothing(len(pairs), error)
         result = self.model.read_pairs(kept, instruction, limits.left, cancel)
         return replace(result, truncated=result.truncated + shorter)
+
+    def _check_queries(self, queries: Sequence[str], instruction: str | None, limits: Limits) -> None:
+        # The models would refuse them too, after dividing all of their text into tokens.
+        limits.check(instruction or "", self.longest, "instruction")
+        for query in queries:
+            limits.check(query, self.longest, "query")
 
     def _cut(
         self, query: str, documents: Sequence[str], instruction: str | None, cut: Cut, limits: Limits
@@ -140,6 +150,12 @@ class ServedReranker:
                 "instruction and query take with a token of the document"
             )
         return limits.shortened(documents, limit, cut, "documents", lead=" ")
+
+
+def _nothing(count: int, error: StoppedError) -> RerankResult:
+    """The result of work that was stopped before it began."""
+    scores, reason = np.full(count, np.nan, dtype=np.float32), str(error).partition(" before")[0]
+    return RerankResult(scores, np.zeros(count, dtype=np.int64), stopped=reason)
 
 
 class ServedEmbedder:
@@ -184,6 +200,8 @@ class ServedEmbedder:
             result = self._of_ids([each for each in inputs if not isinstance(each, str)], query, deadline, cancel)
         else:
             limits = Limits(self.model.spans, deadline, cancel)
+            if query and cut.tokens is not None:
+                raise InvalidArgumentError(f"a limit of {cut.tokens} tokens for queries, which are never cut")
             if not query and cut != Cut():
                 limit = min(self.model.longest - 1, cut.tokens or self.model.longest)
                 texts, shorter = limits.shortened(texts, limit, cut, "input")

@@ -16,6 +16,13 @@ ERROR = {
     "properties": {"error": {}, "message": {"type": "string"}, "detail": {"type": "string"}},
     "required": ["error"],
 }
+HEADERS = ("X-Request-ID", "X-Degraded", "X-Truncated")
+TIMEOUT = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "Seconds from the request's arrival after which it stops.",
+    "schema": {"type": "number"},
+}
 RANGES = {"line": "First line, from 1.", "lines": "Number of lines.", "start": "First character.",
           "end": "Character after the last.", "page": "Page, from 1."}  # fmt: skip
 QUERIES: dict[tuple[str, str], dict[str, str]] = {
@@ -56,7 +63,7 @@ def described(endpoints: Iterable[Described], with_keys: bool) -> dict[str, Any]
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for each in endpoints:
-        path = each.path.replace(":path", "")
+        path = each.path.replace(":rest", "")
         paths.setdefault(path, {})[each.method.lower()] = _operation(each, path)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -87,7 +94,8 @@ def _operation(endpoint: Described, path: str) -> dict[str, Any]:
     if endpoint.body is not None:
         schema = _ref(endpoint.body.__name__)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    parameters: list[dict[str, Any]] = []
+        operation["responses"]["200"]["headers"] = {name: {"schema": {"type": "string"}} for name in HEADERS}
+    parameters: list[dict[str, Any]] = [TIMEOUT] if endpoint.body is not None else []
     for part, text in QUERIES.get((endpoint.method, path), {}).items():
         kind = "string" if part == "prefix" else "integer"
         parameters.append({"name": part, "in": "query", "description": text, "schema": {"type": kind}})

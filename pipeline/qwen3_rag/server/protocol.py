@@ -13,7 +13,7 @@ FRAMING = 8  # bytes that may divide a chunk for each byte of the body, which al
 GRACE = 5.0  # seconds for the application's own error about a body that does not arrive
 END = b"\r\n\r\n"
 # The parser would take what follows an offer of HTTP/2 for another protocol, and lose the body.
-HTTP = re.compile(rb"[A-Z](?!.*(?<!\r)\n)", re.DOTALL)  # begins with a method, and lines end as they must
+HTTP = re.compile(rb"(?!CONNECT )[A-Z](?!.*(?<!\r)\n)", re.DOTALL)  # begins with a method, and lines end as they must
 UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings)[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -29,6 +29,8 @@ class TimedProtocol(HttpToolsProtocol):
     _sending: asyncio.TimerHandle | None = None
     _head = b""  # of a request whose headers have not all arrived
     _between = True  # no request's headers have arrived, or all of it has
+    opened = 0.0  # time on the loop's clock
+    most_connections = 4096
     _parsing = False  # the parser has a part of a head
     _fed = _body = 0  # bytes of a request after its headers, and those of them that are its body
     _unsent = 0
@@ -37,6 +39,8 @@ class TimedProtocol(HttpToolsProtocol):
         """Wait for a first request."""
         super().connection_made(transport)
         self.access_log = False  # a path may contain a document's id
+        self.opened = self.loop.time()
+        self._make_room()
         self._expect()
 
     def data_received(self, data: bytes) -> None:
@@ -109,6 +113,15 @@ class TimedProtocol(HttpToolsProtocol):
         _cancel(self._sending)
         super().connection_lost(exc)
 
+    def _make_room(self) -> None:
+        """Close the oldest connection without a request if there are too many; this one, if all have one."""
+        if len(self.connections) <= self.most_connections:
+            return
+        others = [each for each in self.connections if isinstance(each, TimedProtocol) and each is not self]
+        free = [each for each in others if each.cycle is None or each.cycle.response_complete]
+        oldest = min(free, key=lambda each: each.opened, default=self)
+        oldest.transport.abort()
+
     def _watch_sending(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
         if self._unsent and self._sending is None:
@@ -135,6 +148,6 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def timed(body: float, send: float) -> type[Any]:
-    """A class of connections with these limits, in seconds."""
-    return type("Timed", (TimedProtocol,), {"body_seconds": body, "send_seconds": send})
+def timed(body: float, send: float, most: int) -> type[Any]:
+    """A class of connections with these limits: seconds to send a request and to take a response, and their number."""
+    return type("Timed", (TimedProtocol,), {"body_seconds": body, "send_seconds": send, "most_connections": most})

@@ -27,8 +27,6 @@ from qwen3_rag.server.models import ServedReranker
 
 __all__ = ["classify", "rerank", "rerank_infinity", "score", "tokenize", "tokenize_cohere"]
 
-API_VERSION = {"version": "2"}  # of Cohere's interface
-
 
 async def rerank(call: Call, body: RerankBody) -> Any:
     """Score documents for a query, best first; with `texts` as TEI answers, with `documents` as the others do."""
@@ -57,18 +55,19 @@ async def _reranked(call: Call, body: RerankBody, plain: bool) -> Any:
     if body.score_threshold is not None:
         likely = probability(result.log_odds)
         order = [i for i in order if likely[i] >= body.score_threshold]
-    order = order[: body.top_n or body.top_k or None]
+    order = order[: body.most]
     if body.texts is not None:
         shown = _shows(body)
         return [{"index": i, "score": values[i], **({"text": documents[i]} if shown else {})} for i in order]
     rows: list[dict[str, Any]] = [{"index": i, "relevance_score": values[i]} for i in order]
-    if _shows(body):
+    # vLLM's clients expect documents, of the other dialects only those that ask.
+    if _shows(body) or (call.request.url.path == "/rerank" and body.return_documents is None):
         for row in rows:
             own = given[row["index"]]
             row["document"] = documents[row["index"]] if plain else own if isinstance(own, dict) else {"text": own}
     degraded = _degraded(result)
     meta: dict[str, Any] = {
-        "api_version": API_VERSION,
+        "api_version": {"version": "1" if call.request.url.path.startswith("/v1/") else "2"},
         "billed_units": {"search_units": 1},
         "tokens": {"input_tokens": result.tokens, "output_tokens": 0},
     }

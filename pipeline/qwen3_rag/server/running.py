@@ -78,6 +78,8 @@ class Server(uvicorn.Server):
         """
         with self.listening:
             self.run(sockets=[self.listening])
+        with self.service.being_written:  # its client may have an error, but the store keeps what has begun
+            pass
         if self.failure is not None:
             raise self.failure
 
@@ -89,14 +91,16 @@ class Server(uvicorn.Server):
 
 
 def run(service: Service) -> None:
-    """Serve until SIGTERM or SIGINT. Errors as of `Server`."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Errors as of `Server`."""
     server = Server(service)
 
     def end(*_: object) -> None:
         server.should_exit = True
 
-    # Before uvicorn's own handler is there, and when it raises the signal again: ending as asked is no failure.
-    signal.signal(signal.SIGTERM, end)
+    # Before uvicorn's own handlers are there, and when it raises the signal again: ending as asked is no failure.
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+        if number := getattr(signal, name, None):
+            signal.signal(number, end)
     logger.info("listening on %s", server.url)
     server.work()
     if server.still_loads:
@@ -109,7 +113,7 @@ def _config(service: Service, load: Callable[[], None]) -> uvicorn.Config:
     settings = service.settings
     return uvicorn.Config(
         application(service, load),
-        http=timed(settings.body_seconds, settings.send_seconds),
+        http=timed(settings.body_seconds, settings.send_seconds, _connections()),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -117,7 +121,6 @@ def _config(service: Service, load: Callable[[], None]) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        limit_concurrency=_connections(),
         backlog=BACKLOG,
     )
 
@@ -139,7 +142,9 @@ def _connections() -> int:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        bare = host.strip("[]")
+        both = bare == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((bare, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         raise InvalidArgumentError(
             f"cannot listen on port {port} of {host}: {error.strerror or error}; expected a free port of this "

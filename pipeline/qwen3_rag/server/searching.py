@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -19,6 +20,7 @@ from qwen3_rag.server.limits import Limits
 
 __all__ = ["add", "delete", "delete_one", "documents", "get", "search"]
 
+PARTS = ("line", "lines", "start", "end", "page")
 MOST_LISTED, MOST_CANDIDATES = 1000, 10_000
 SHOWN = 100  # characters of an unknown id in a message
 SHORTEST = 0.001  # seconds of a deadline that has passed
@@ -59,7 +61,8 @@ async def get(call: Call, _: None) -> Any:
     (document,) = await anyio.to_thread.run_sync(store.get, [name])
     if document is None:
         raise RequestError(404, f"there is no document {name[:SHOWN]!r}")
-    numbers = {key: _number(call, key) for key in ("line", "lines", "start", "end", "page")}
+    _check_parameters(call, PARTS)
+    numbers = {key: _number(call, key) for key in PARTS}
     part = await anyio.to_thread.run_sync(partial(_part, store, document, **numbers))
     return {**asdict(document), "metadata": dict(document.metadata), "text": part}
 
@@ -73,8 +76,10 @@ def _part(
     end: int | None,
     page: int | None,
 ) -> str:
-    by_line = None if line is None and lines is None else (line or 1, lines or len(document.text) + 1)
-    by_place = None if start is None and end is None else (start or 0, len(document.text) if end is None else end)
+    if lines == 0:
+        raise InvalidArgumentError("lines is 0; expected at least 1")
+    by_line = None if line is None and lines is None else (_or(line, 1), _or(lines, len(document.text) + 1))
+    by_place = None if start is None and end is None else (start or 0, _or(end, len(document.text)))
     if by_line is None and by_place is None and page is None:
         return document.text
     return store.read_part(document.id, lines=by_line, characters=by_place, page=page) or ""
@@ -82,6 +87,7 @@ def _part(
 
 async def documents(call: Call, _: None) -> Any:
     """Ids, titles and sources of documents whose id begins with `prefix`, at most `limit`."""
+    _check_parameters(call, ("prefix", "limit"))
     store, limit = call.service.store, _number(call, "limit")
     limit = 100 if limit is None else limit
     if not 1 <= limit <= MOST_LISTED:
@@ -123,6 +129,16 @@ async def delete_one(call: Call, _: None) -> Any:
     if not await call.write(lambda: store.delete([name])):
         raise RequestError(404, f"there is no document {name[:SHOWN]!r}")
     return {"deleted": 1}
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _check_parameters(call: Call, known: Sequence[str]) -> None:
+    for name in call.request.query_params:
+        if name not in known:
+            raise InvalidArgumentError(f"unknown parameter {name[:SHOWN]!r}; expected: {', '.join(known)}")
 
 
 def _number(call: Call, name: str) -> int | None:

@@ -1,5 +1,6 @@
 """What a server serves, and what its requests share."""
 
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -62,6 +63,17 @@ class Service:
             if isinstance(reranker, Reranker | Cascade)
             else None
         )
+        if self.embedder and self.embedder.name.endswith(QUERY):
+            raise InvalidArgumentError(
+                f"the embedder's name is {self.embedder.name!r}; expected one without {QUERY!r} at its end, by which "
+                "requests say that their texts are queries"
+            )
+        for kind, name, served in (
+            ("embedder", embedder_name, self.embedder),
+            ("reranker", reranker_name, self.reranker),
+        ):
+            if name is not None and served is None:
+                raise InvalidArgumentError(f"{kind} name is {name!r}, but no {kind} is served; expected one")
         if self.embedder and self.reranker and self.embedder.name == self.reranker.name:
             raise InvalidArgumentError(
                 f"embedder and reranker are both named {self.embedder.name!r}; expected two names: pass "
@@ -70,6 +82,7 @@ class Service:
         self.queue = Queue(settings.max_queue)
         # A thread for each place: who has one waits in the engine's queue, where deadlines count.
         self.threads = ThreadPoolExecutor(settings.max_queue, "qwen3-rag-serve")
+        self.being_written = threading.Lock()
         self.metrics = Metrics(self.queue, self._works)
         self.loaded = False
 

@@ -67,7 +67,8 @@ class Keys:
                 mode, text = path.stat().st_mode, path.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidArgumentError(f"--key-file {path} cannot be read: {error}") from None
-            if mode & 0o026:
+            mounted = path.resolve().is_relative_to("/run/secrets")  # by container engines, readable and read-only
+            if mode & (0o022 if mounted else 0o026):
                 raise InvalidArgumentError(
                     f"--key-file {path} has mode {mode & 0o777:o}, so others can read or change it; expected 600: "
                     f"chmod 600 {path}"

@@ -8,6 +8,7 @@ import anyio.to_thread
 from starlette.responses import Response
 
 from qwen3_rag.server.call import Call
+from qwen3_rag.server.failures import RequestError
 from qwen3_rag.server.metrics import CONTENT_TYPE
 from qwen3_rag.server.models import QUERY, ServedReranker
 from qwen3_rag.server.service import Service
@@ -15,6 +16,7 @@ from qwen3_rag.server.service import Service
 __all__ = ["health", "info", "list_models", "metrics", "ready"]
 
 STARTED = int(time.time())
+SHOWN = 100  # characters of an unknown name in a message
 PATHS = ("path", "embedder", "reranker")
 
 
@@ -46,6 +48,15 @@ async def list_models(call: Call, _: None) -> Any:
         rows.append(_row(embedder.name, "embed documents", longest))
         rows.append(_row(embedder.name + QUERY, "embed queries", longest))
     return {"object": "list", "data": rows}
+
+
+async def get_model(call: Call, _: None) -> Any:
+    """One of the models of `/v1/models`."""
+    name = call.request.path_params["id"]
+    for row in (await list_models(call, None))["data"]:
+        if row["id"] == name:
+            return row
+    raise RequestError(404, f"unknown model {name[:SHOWN]!r}; see /v1/models")
 
 
 async def info(call: Call, _: None) -> Any:

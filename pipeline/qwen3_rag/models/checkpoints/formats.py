@@ -91,11 +91,11 @@ class RerankFormat:
         Raises:
             InvalidArgumentError: They leave no tokens for a document within `max_length`.
         """
-        ids = self.prefix + self.tokens.encode([rerank_query(instruction, query)])[0]
+        ids = self.prefix + self.tokens.encode([rerank_query(instruction, query)], self.max_length)[0]
         if len(ids) + len(self.suffix) >= self.max_length:
             raise InvalidArgumentError(
-                f"instruction and query take {len(ids) + len(self.suffix)} tokens with the template; expected fewer "
-                f"than max_length={self.max_length}, so that a document fits: {query[:60]!r}…"
+                f"instruction and query take at least {len(ids) + len(self.suffix)} tokens with the template; expected "
+                f"fewer than max_length={self.max_length}, so that a document fits: {query[:60]!r}…"
             )
         return ids
 
@@ -214,8 +214,8 @@ class EmbedFormat:
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) >= self.max_length:
                 raise InvalidArgumentError(
-                    f"instruction and query take {len(ids) + 1} tokens; expected at most max_length={self.max_length}: "
-                    f"{text[:60]!r}…"
+                    f"instruction and query take at least {len(ids) + 1} tokens; expected at most "
+                    f"max_length={self.max_length}: {text[:60]!r}…"
                 )
         return Inputs([[*ids, self.end] for ids in encoded], start=self._start(instruction))
 

@@ -165,7 +165,8 @@ class ServerEmbedder:
     def _documents(self, texts: Sequence[str]) -> tuple[Sequence[str | list[int]], int]:
         """What to send, and how many of the texts were truncated."""
         if self.format and self.sends_ids:
-            return self.format.documents(texts)
+            inputs = self.format.documents(texts)
+            return inputs.ids, inputs.truncated
         neutral = [self.served.neutral(text) for text in texts]
         sent = [self.served.cut(text, self.max_length - 1) for text in neutral]
         return sent, sum(map(str.__ne__, neutral, sent))
