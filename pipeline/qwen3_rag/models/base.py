@@ -151,11 +151,11 @@ class NamedModel(Forked, Generic[Running]):
     def _planned(self) -> dict[str, str]:
         if "://" in self.runtime:
             return {"device": self.runtime, "dtype": "the server's", "attention": "the server's"}
-        from qwen3_rag.models.checkpoints import loading
+        from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
         from qwen3_rag.models.engine import attention
 
-        device = loading.choose_device(self.device)
-        dtype = loading.choose_dtype(self.dtype, device, int8=self.runtime == "native")
+        device = choose_device(self.device)
+        dtype = choose_dtype(self.dtype, device, int8=self.runtime == "native")
         name = {"transformers": "sdpa"}.get(self.runtime, self.runtime)
         runs_on = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
         if self.runtime == "native":

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from qwen3_rag.errors import MissingDependencyError, ModelError, TrainingError
+from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
 from qwen3_rag.models.checkpoints.loading import (
     Head,
-    choose_device,
-    choose_dtype,
     load_model,
     quiet_loading,
     reranker_head,
@@ -140,7 +139,7 @@ def _loaded(
     """A model with its adapter, or with all weights to be trained; and the type of the weights."""
     if device.index:
         raise TrainingError(f"device is {device}; expected the first: set CUDA_VISIBLE_DEVICES={device.index}")
-    kind = choose_dtype(dtype, device) if lora else torch.float32
+    kind = choose_dtype(dtype, device, folder) if lora else torch.float32
     register()
     base = load_model(folder, head, kind, "sdpa" if head == "none" else IMPLEMENTATION).to(device)
     if device.type == "cuda":

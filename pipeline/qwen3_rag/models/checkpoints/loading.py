@@ -1,4 +1,4 @@
-"""Loads checkpoints: chooses device and type, detects the head, and checks that no weights are missing."""
+"""Loads checkpoints: detects the head, and checks that no weights are missing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,15 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qwen3_rag.errors import InvalidArgumentError, ModelError, UnknownNameError
+from qwen3_rag.errors import InvalidArgumentError, ModelError
 from qwen3_rag.models.checkpoints.tokens import Tokens
 
 __all__ = [
     "Head",
     "Weights",
     "check_length",
-    "choose_device",
-    "choose_dtype",
     "head_of",
     "load_model",
     "load_weights",
@@ -26,52 +24,6 @@ __all__ = [
 ]
 
 Head = Literal["causal", "classifier", "none"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device with this name; "auto" is the first CUDA device, or the CPU if there is none.
-
-    Raises:
-        InvalidArgumentError: PyTorch does not know the device, or this machine does not have it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidArgumentError(
-            f"device={name!r} cannot be used; expected 'auto', 'cpu', 'cuda', …: {reason}"
-        ) from None
-    return device
-
-
-def choose_dtype(name: str, device: torch.device, int8: bool = False) -> torch.dtype:
-    """The type to compute in; "auto" is bfloat16 where the hardware supports it, float16 on older GPUs, else float32.
-
-    Args:
-        name: A type's name, or "auto".
-        device: Device to compute on.
-        int8: Whether the runtime supports int8, which needs a CPU.
-
-    Raises:
-        UnknownNameError: The name is not "auto", "float32", "bfloat16" or "float16", nor "int8" where available.
-    """
-    if name == "int8" and int8 and device.type == "cpu":
-        return torch.int8
-    if name != "auto":
-        if name not in DTYPES:
-            hint = "int8 is for the native runtime on a CPU." if name == "int8" else ""
-            raise UnknownNameError("dtype", name, ["auto", *DTYPES], hint)
-        return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    # CPUs with AMX have this instruction set too. Where bfloat16 is only emulated, float32 is faster.
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from qwen3_rag.errors import ModelError
 from qwen3_rag.forking import forget_in_child
-from qwen3_rag.models.checkpoints.loading import Head, choose_device, choose_dtype, load_weights
+from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
+from qwen3_rag.models.checkpoints.loading import Head, load_weights
 from qwen3_rag.models.engine import attention
 from qwen3_rag.models.engine.packing import PackedSequence, by_prefix, pack, reading_order
 from qwen3_rag.models.engine.runner import Runner
@@ -162,8 +163,8 @@ def load_engine(
         ModelError: Not a causal decoder.
     """
     where = choose_device(device)
-    chosen = choose_dtype(dtype, where, int8=True)
-    computes_in = choose_dtype("auto", where) if chosen == torch.int8 else chosen
+    chosen = choose_dtype(dtype, where, folder, int8=True)
+    computes_in = choose_dtype("auto", where, folder) if chosen == torch.int8 else chosen
     name, attend = attention.choose(str(options.get("attention", "auto")), where, computes_in)
     attention.register()
     weights = _computed(load_weights, folder, head, token_ids, where, computes_in, attention.IMPLEMENTATION)

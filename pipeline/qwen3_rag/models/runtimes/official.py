@@ -23,10 +23,9 @@ from qwen3_rag.models.checkpoints.formats import (
     matryoshka,
     sliced,
 )
+from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
 from qwen3_rag.models.checkpoints.loading import (
     check_length,
-    choose_device,
-    choose_dtype,
     load_model,
     load_weights,
     reranker_head,
@@ -60,7 +59,7 @@ class OfficialReranker:
         self.format, self.batch_size = RerankFormat(tokens, max_length), int(options.get("batch_size", 8))
         self.tokens, self.max_length = tokens, max_length
         self.device = choose_device(device)
-        chosen = choose_dtype(dtype, self.device)
+        chosen = choose_dtype(dtype, self.device, folder)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
         self.model = load_model(folder, head, chosen, "sdpa").to(self.device)
         check_length(max_length, self.model.config)
@@ -125,7 +124,7 @@ class OfficialEmbedder(IdEmbedder):
         self.format = EmbedFormat(self.tokens, max_length)
         self.batch_size = int(options.get("batch_size", 8))
         self.device = choose_device(device)
-        chosen = choose_dtype(dtype, self.device)
+        chosen = choose_dtype(dtype, self.device, folder)
         self.runs_on = {"device": str(self.device), "dtype": str(chosen).removeprefix("torch."), "attention": "sdpa"}
         weights = load_weights(folder, "none", (), self.device, chosen, "sdpa")
         self.model = weights.body

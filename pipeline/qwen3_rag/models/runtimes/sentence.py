@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, processors
 
 from qwen3_rag.errors import InvalidArgumentError, MissingDependencyError, ModelError, StoppedError
 from qwen3_rag.models.checkpoints.formats import END_OF_TEXT, matryoshka, unit_rows
-from qwen3_rag.models.checkpoints.loading import choose_device, choose_dtype, quiet_loading
+from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
+from qwen3_rag.models.checkpoints.loading import quiet_loading
 from qwen3_rag.models.checkpoints.tokens import well_formed
 from qwen3_rag.models.runtimes.protocols import Progress
 from qwen3_rag.prompts import DEFAULT_INSTRUCTION, INSTRUCTIONS, embed_query
@@ -50,7 +51,7 @@ def open_library_model(
     backend, where = options.get("backend", "torch"), choose_device(device)
     model_kwargs: dict[str, Any] = dict(options.get("model_kwargs", {}))
     if backend == "torch":
-        chosen = choose_dtype(_check_dtype(dtype), where)
+        chosen = choose_dtype(_check_dtype(dtype), where, folder)
         model_kwargs |= {"dtype": chosen, "use_safetensors": True}
         runs_in = str(chosen).removeprefix("torch.")
     else:

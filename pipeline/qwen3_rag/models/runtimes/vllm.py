@@ -29,7 +29,8 @@ from qwen3_rag.models.checkpoints.formats import (
     matryoshka,
     sliced,
 )
-from qwen3_rag.models.checkpoints.loading import choose_dtype, reranker_head
+from qwen3_rag.models.checkpoints.hardware import choose_dtype
+from qwen3_rag.models.checkpoints.loading import reranker_head
 from qwen3_rag.models.checkpoints.tokens import Tokens
 from qwen3_rag.models.runtimes.from_ids import IdEmbedder
 from qwen3_rag.models.runtimes.protocols import Scored
@@ -80,7 +81,7 @@ class Engine:
             )
         if dtype == "int8":
             raise InvalidArgumentError("dtype is 'int8'; vLLM quantises with runtime_options={'quantization': …}")
-        chosen = str(choose_dtype(dtype, torch.device(platform))).removeprefix("torch.")
+        chosen = str(choose_dtype(dtype, torch.device(platform), folder)).removeprefix("torch.")
         self.task, self._lock = task, threading.Lock()
         self.llm = _load(folder, task, DEFAULTS | {"max_model_len": max_length} | options | form | {"dtype": chosen})
         # By default vLLM stops its process during interpreter shutdown, where one of its threads sometimes aborts.
