@@ -262,7 +262,7 @@ def test_one_thread_computes_for_all_callers_with_the_same_scores(tiny_reranker:
         "from concurrent.futures import ThreadPoolExecutor\n"
         "import numpy as np\n"
         "from qwen3_rag import Reranker\n"
-        "from qwen3_rag.models.engine.engine import use_one_thread\n"
+        "from qwen3_rag.models.engine.compute import use_one_thread\n"
         "plain = Reranker(sys.argv[1], dtype='float32').score('tide', ['moon', 'bread'])\n"
         "use_one_thread()\n"
         "reranker = Reranker(sys.argv[1], dtype='float32')\n"
@@ -282,3 +282,31 @@ def test_one_thread_computes_for_all_callers_with_the_same_scores(tiny_reranker:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny_reranker)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['qwen3-rag-compute_0']"
+
+
+@pytest.mark.parametrize(
+    ("first", "names"), [("main", ["MainThread", "caller_0"]), ("others", ["qwen3-rag-compute_0"])]
+)
+def test_threads_of_a_program_that_does_not_compute_in_its_main_thread_share_one(
+    tiny_reranker: Path, first: str, names: list[str]
+) -> None:
+    code = (
+        "import sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from qwen3_rag import Reranker\n"
+        "from qwen3_rag.models.engine.runner import Runner\n"
+        "names, run = set(), Runner.run\n"
+        "def named(*given, **options):\n"
+        "    names.add(threading.current_thread().name)\n"
+        "    return run(*given, **options)\n"
+        "Runner.run = named\n"
+        "reranker = Reranker(sys.argv[1], dtype='float32')\n"
+        "score = lambda: reranker.score('tide', ['moon', 'bread'])\n"
+        "if sys.argv[2] == 'main': score()\n"
+        "with ThreadPoolExecutor(1, 'caller') as pool: pool.submit(score).result()\n"
+        "score()\n"
+        "print(sorted(names))\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_reranker), first]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(names)

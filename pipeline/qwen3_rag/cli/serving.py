@@ -106,7 +106,7 @@ def serve(
         raise MissingDependencyError(error.name or "", "serving", "pip install 'qwen3-rag[server]'") from error
     from qwen3_rag import Embedder, Pipeline
     from qwen3_rag.models.cascade import named_reranker
-    from qwen3_rag.models.engine.engine import use_one_thread
+    from qwen3_rag.models.engine.compute import use_one_thread
 
     use_one_thread()
     if log_json:

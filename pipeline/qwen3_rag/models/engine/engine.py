@@ -5,10 +5,9 @@ through the model, `attention` keeps its sequences apart.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,55 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qwen3_rag.errors import ModelError
-from qwen3_rag.forking import forget_in_child
 from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
 from qwen3_rag.models.checkpoints.loading import Head, load_weights
 from qwen3_rag.models.engine import attention
+from qwen3_rag.models.engine.compute import computed
 from qwen3_rag.models.engine.packing import PackedSequence, by_prefix, pack, reading_order
 from qwen3_rag.models.engine.runner import Runner
 from qwen3_rag.models.engine.scheduler import BatchItem, Call, Scheduler
 from qwen3_rag.scores import NEVER, Cancellation
 
-__all__ = ["Engine", "load_engine", "use_one_thread"]
+__all__ = ["Engine", "load_engine"]
 
 Float32 = NDArray[np.float32]
-Result = TypeVar("Result")
 # Tokens in a batch: more gain nothing, because matrix products are at full speed; these still fit a small machine.
 DEFAULT_BUDGET = {"cpu": 2048, "mps": 4096, "cuda": 16384}
 logger = logging.getLogger("qwen3_rag")
-
-
-class _Compute:
-    """The thread that all engines of this process compute on; None: each batch runs on its caller's."""
-
-    thread: ThreadPoolExecutor | None = None
-
-    @classmethod
-    def forget(cls) -> None:
-        cls.thread = None
-
-
-forget_in_child(_Compute.forget)
-
-
-def use_one_thread() -> None:
-    """Have all engines of this process compute on one thread, which suits a server with many callers on a CPU.
-
-    OpenMP keeps helpers for each thread that computes, and once there are more of them than cores they sleep after
-    every operation rather than wait for the next.
-    """
-    _Compute.thread = _Compute.thread or ThreadPoolExecutor(1, "qwen3-rag-compute")
-
-
-def _computed(function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
-    if _Compute.thread is None:
-        return function(*arguments, **options)
-    future = _Compute.thread.submit(function, *arguments, **options)
-    try:
-        return future.result()
-    except BaseException:
-        wait([future])  # after Ctrl-C: what it works with must not change meanwhile
-        raise
 
 
 class Engine:
@@ -76,7 +41,7 @@ class Engine:
     """
 
     def __init__(self, runner: Runner, budget: int) -> None:
-        self.runner, self.config = runner, runner.config
+        self.runner, self.config, self._on_cpu = runner, runner.config, runner.device.type == "cpu"
         self.scheduler: Scheduler[PackedSequence, Any] = Scheduler(self._run_batch, budget, runner.out_of_memory)
 
     @property
@@ -104,7 +69,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compile the layers now rather than in the middle of work, if that is to be done."""
-        _computed(self.runner.warm_up)
+        computed(self._on_cpu, self.runner.warm_up)
 
     def _run_batch(self, batch: list[BatchItem]) -> list[Any]:
         """States of a batch's items in their order; an error in place of a state that is NaN or infinite."""
@@ -112,7 +77,7 @@ class Engine:
         layout, order = pack(sequences)
         try:
             may_compile = not any(call.has_deadline for call, _ in batch)
-            states = _computed(self.runner.run, layout, may_compile=may_compile)
+            states = computed(self._on_cpu, self.runner.run, layout, may_compile=may_compile)
         except BaseException:
             layout.discard_prefixes()
             raise
@@ -167,9 +132,11 @@ def load_engine(
     computes_in = choose_dtype("auto", where, folder) if chosen == torch.int8 else chosen
     name, attend = attention.choose(str(options.get("attention", "auto")), where, computes_in)
     attention.register()
-    weights = _computed(load_weights, folder, head, token_ids, where, computes_in, attention.IMPLEMENTATION)
+    weights = computed(
+        where.type == "cpu", load_weights, folder, head, token_ids, where, computes_in, attention.IMPLEMENTATION
+    )
     budget = options.get("token_budget", DEFAULT_BUDGET.get(where.type, 4096))
-    runner = _computed(Runner, weights, name, attend, chosen, options.get("compile", "auto"))
+    runner = computed(where.type == "cpu", Runner, weights, name, attend, chosen, options.get("compile", "auto"))
     engine = Engine(runner, budget)
     logger.info("%s on %s in %s, attention: %s, %d tokens a batch", folder.name, where, chosen, name, budget)
     return engine, weights.rows
