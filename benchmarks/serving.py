@@ -8,7 +8,7 @@
 Load: 1 to 64 callers, each with its next request as soon as its last is answered. A request is a query with eight
 passages by default. All three have the same checkpoint, number type and texts, tokenizing included; vLLM gets the
 official template in the texts. The turns alternate. Overhead: the time of a request with one short document to a
-server of a tiny model, less that of the same call in process. Results go to results/serving.json.
+server of a tiny model, less that of the same call in process. Results go to results/serving-<cores>-<processor>.json.
 """
 
 import argparse
@@ -55,9 +55,12 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--parts", default="overhead,load")
     parser.add_argument("--callers", type=int, nargs="*", default=CALLERS)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/serving.json")
+    parser.add_argument("--out", type=Path, help="file of results")
     options = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
+    if options.out is None:
+        name = f"serving-{os.cpu_count()}-cores-{processor()}".replace(" ", "-").lower()
+        options.out = ROOT / "benchmarks/results" / f"{name}.json"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {processor()}"
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     results |= {"machine": machine, "date": time.strftime("%Y-%m-%d")}
     # In a thread, as in web servers: a program that computes in its main thread keeps that thread's helpers.
@@ -296,7 +299,8 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.search(r"model name\s*:\s*(.+)", text)
     return found[1].strip() if found else platform.processor()

@@ -129,3 +129,13 @@ def test_queries_are_embedded_after_a_kept_instruction(tiny_embedder: Path) -> N
     (prefix,) = kept(embedder)
     assert sum(s.prefix is prefix for s in layouts[1].sequences) >= len(QUERIES) - 2
     np.testing.assert_allclose(embedder.encode_document(TEXTS[:3]), official.encode_document(TEXTS[:3]), atol=1e-5)
+
+
+def test_the_tokens_of_new_instructions_count_in_the_budget(tiny_reranker: Path) -> None:
+    budget = 600
+    options = {"compile": False, "token_budget": budget}
+    reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options=options)
+    instructions = [f"Given a question about topic {i}, " + "retrieve passages " * 50 for i in range(24)]
+    with layouts_of(reranker) as layouts, ThreadPoolExecutor(24) as pool:
+        list(pool.map(lambda each: reranker.score("tides", TEXTS[:1], instruction=each), instructions))
+    assert max(len(layout.ids) for layout in layouts) <= budget

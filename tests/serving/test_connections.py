@@ -342,10 +342,15 @@ def test_the_oldest_idle_connection_makes_room_for_a_new_one(
 ) -> None:
     monkeypatch.setattr("qwen3_rag.server.running.CONNECTIONS", 16)
     with served(None, reranker) as running, contextlib.ExitStack() as stack:
-        first = stack.enter_context(connect(running))
+        used, silent, half = (stack.enter_context(connect(running)) for _ in range(3))
+        used.sendall(whole("/rerank", BODY))
+        assert answer(used)[0] == 200
+        half.sendall(b"POST /rerank HTTP/1.1\r\nHost:")
         idle = [stack.enter_context(connect(running)) for _ in range(20)]
-        assert first.recv(100) == b"", "the oldest is closed"
-        for connection in (idle[-1], stack.enter_context(connect(running))):
+        for connection in (silent, half):
+            assert connection.recv(100) == b"", "the oldest are closed"
+        assert len(running.server.server_state.connections) <= 16
+        for connection in (used, idle[-1], stack.enter_context(connect(running))):
             connection.sendall(whole("/rerank", BODY))
             assert answer(connection)[0] == 200
 

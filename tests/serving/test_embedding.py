@@ -210,8 +210,16 @@ def test_truncate_prompt_tokens_counts_the_end_token(models: Served, embedder: E
 
 
 def test_queries_are_never_cut(models: Served) -> None:
-    body = {"texts": ["the moon raises the tides"], "input_type": "search_query", "max_tokens": 3}
+    body = {"texts": ["the moon raises the tides " * 9], "input_type": "search_query", "max_tokens": 30}
     assert "never cut" in models.refused("/v1/embed", body, 422)
+    assert models.post("/v1/embed", body | {"max_tokens": 500})["embeddings"]
+
+
+def test_token_ids_are_never_cut(models: Served, embedder: Embedder) -> None:
+    ids = [*embedder.loaded.tokens.encode(["the moon raises the tides"])[0], embedder.loaded.format.end]  # type: ignore
+    assert models.post("/v1/embeddings", {"input": ids, "truncate_prompt_tokens": len(ids)})["data"]
+    message = models.refused("/v1/embeddings", {"input": ids, "truncate_prompt_tokens": len(ids) - 1}, 422)
+    assert "never cut" in message
 
 
 def test_a_model_is_found_by_its_name(models: Served) -> None:

@@ -410,6 +410,8 @@ def test_foreign_pages_cannot_load_a_response_as_a_script(models: Served, site: 
     assert response.status_code == status
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    opened = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert models.http.get("/v1/models", headers=opened).status_code == 200, "a link"
 
 
 def test_an_allowed_page_may_send_the_headers_of_any_client(reranker: Reranker) -> None:
@@ -438,6 +440,9 @@ def test_refused_requests_count_for_their_route(guarded: Served) -> None:
 def test_a_slash_at_the_end_of_a_route_is_ignored(models: Served) -> None:
     assert models.post("/v1/rerank/", BODY) == models.post("/v1/rerank", BODY) | {"id": ANY}
     assert models.http.get("/health/").json() == {"status": "ok"}
+    assert models.http.get("/v1/models/").json() == models.http.get("/v1/models").json()
+    for path, body in (("/documents/", {"documents": [{"text": "a"}]}), ("/documents/delete/", {"ids": ["a"]})):
+        assert "no store" in models.http.post(path, json=body).text
     assert models.http.post("/rerank%0A", json=BODY).status_code == 404
 
 

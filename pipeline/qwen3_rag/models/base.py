@@ -154,8 +154,8 @@ class NamedModel(Forked, Generic[Running]):
         from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
         from qwen3_rag.models.engine import attention
 
-        device = choose_device(self.device)
-        dtype = choose_dtype(self.dtype, device, int8=self.runtime == "native")
+        device, folder = choose_device(self.device), Path(self.source.model) if self.source.is_folder else None
+        dtype = choose_dtype(self.dtype, device, folder, int8=self.runtime == "native")
         name = {"transformers": "sdpa"}.get(self.runtime, self.runtime)
         runs_on = {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "attention": name}
         if self.runtime == "native":

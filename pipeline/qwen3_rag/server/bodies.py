@@ -357,7 +357,8 @@ def parsed(kind: type[Kind], value: dict[str, Any], ignore_unknown: bool) -> Kin
     unknown = [name for name in value.keys() - kind.model_fields.keys() if value[name] is not None]
     if unknown and not ignore_unknown:
         first = min(unknown)[:SHOWN]
-        known = [name for name in kind.model_fields if name != "user"]
+        fields = kind.model_fields.items()
+        known = [name for name, field in fields if not (field.description or "").startswith("Ignored")]
         nearest = difflib.get_close_matches(first, known, 1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "; --ignore-unknown lets such fields pass."
         raise RequestError(422, f"unknown field {first!r}{hint} Known: {', '.join(known)}")

@@ -57,8 +57,8 @@ class Guard:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id), *ISOLATING]
             await send(message)
 
-        if not scope["path"].startswith(IDS) and len(scope["path"]) > 1:
-            scope["path"] = scope["path"].removesuffix("/")
+        if len(path := scope["path"]) > 1 and (scope["method"] == "POST" or path in IDS or not path.startswith(IDS)):
+            scope["path"] = path.removesuffix("/")
         try:
             if refusal := _repetition(repeated) or self._refusal(scope, headers):
                 await error_response(refusal, scope["path"] in TEI_PATHS)(scope, receive, numbered)
@@ -86,7 +86,8 @@ class Guard:
         origin = headers.get(b"origin")
         allowed = [each.lower() for each in self.service.settings.allow_origins]
         if origin is None:  # no page, or one that loads this as a script or a picture
-            return "*" in allowed or headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+            opened = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+            return "*" in allowed or opened or headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
         text = origin.decode("latin-1").lower()
         return "*" in allowed or text in allowed or text in (f"http://{host}", f"https://{host}")
 

@@ -106,7 +106,7 @@ class Limits:
         """Tokens of a part that has more than `limit`, as places in the text; None if the whole has fewer."""
         size = START_CHARACTERS * (limit + 1)
         while True:
-            self._check()
+            self.check_time()
             start = max(0, len(text) - size) if from_end else 0
             tokens = self.spans(text[start : start + size])
             if len(tokens) > limit:
@@ -146,13 +146,18 @@ class Limits:
         """Number of tokens, at the edge of each piece of a long text perhaps one more; stops once there are enough."""
         count = 0
         for start in range(0, len(text), PIECE):
-            self._check()
+            self.check_time()
             count += len(self.spans(text[start : start + PIECE]))
             if enough is not None and count >= enough:
                 break
         return count
 
-    def _check(self) -> None:
+    def check_time(self) -> None:
+        """Raise if the work must stop.
+
+        Raises:
+            StoppedError: It must.
+        """
         if reason := self.cancellation.stop_reason:
             raise StoppedError(f"{reason} before the texts were counted")
 

@@ -119,6 +119,7 @@ class ServedReranker:
         try:
             self._check_queries([query for query, _ in pairs], instruction, limits)
             for query, document in pairs:
+                limits.check_time()
                 (text,), count = self._cut(query, [document], instruction, cut, limits)
                 shorter += count
                 kept.append((query, text))
@@ -130,7 +131,9 @@ class ServedReranker:
         return replace(result, truncated=result.truncated + shorter)
 
     def _check_queries(self, queries: Sequence[str], instruction: str | None, limits: Limits) -> None:
-        # The models would refuse them too, after dividing all of their text into tokens.
+        # The models would refuse them too, after dividing all of their text into tokens. Those elsewhere count.
+        if "://" in self.measure.runtime:
+            return
         limits.check(instruction or "", self.longest, "instruction")
         for query in queries:
             limits.check(query, self.longest, "query")
@@ -197,11 +200,13 @@ class ServedEmbedder:
         dimensions = matryoshka(self.model.dimensions, dimensions)
         texts, shorter = [each for each in inputs if isinstance(each, str)], 0
         if len(texts) < len(inputs):
-            result = self._of_ids([each for each in inputs if not isinstance(each, str)], query, deadline, cancel)
+            result = self._of_ids([each for each in inputs if not isinstance(each, str)], query, cut, deadline, cancel)
         else:
             limits = Limits(self.model.spans, deadline, cancel)
+            limits.check(instruction or "", self.model.longest, "instruction")
             if query and cut.tokens is not None:
-                raise InvalidArgumentError(f"a limit of {cut.tokens} tokens for queries, which are never cut")
+                for text in texts:
+                    limits.check(text, cut.tokens, "query, which is never cut,")
             if not query and cut != Cut():
                 limit = min(self.model.longest - 1, cut.tokens or self.model.longest)
                 texts, shorter = limits.shortened(texts, limit, cut, "input")
@@ -214,13 +219,15 @@ class ServedEmbedder:
         return replace(result, vectors=vectors, truncated=result.truncated + shorter)
 
     def _of_ids(
-        self, inputs: Sequence[list[int]], query: bool, deadline: float | None, cancel: threading.Event
+        self, inputs: Sequence[list[int]], query: bool, cut: Cut, deadline: float | None, cancel: threading.Event
     ) -> EmbedResult:
         if query:
             raise InvalidArgumentError(
                 "the input is token ids, which are whole inputs already; expected texts for queries, or ids that "
                 "contain the instruction and no query side"
             )
+        if cut.tokens is not None and max(map(len, inputs)) > cut.tokens + 1:
+            raise InvalidArgumentError(f"token ids are never cut; expected at most {cut.tokens + 1} with the end token")
         if sum(map(len, inputs)) > self.most:
             raise RequestError(413, f"the request has more than {self.most} tokens; expected fewer: send several")
         return self.model.embed_ids(inputs, deadline, cancel)

@@ -114,13 +114,23 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _make_room(self) -> None:
-        """Close the oldest connection without a request if there are too many; this one, if all have one."""
+        """Close the oldest connection without a request if there are too many, first of those that never had one."""
         if len(self.connections) <= self.most_connections:
             return
-        others = [each for each in self.connections if isinstance(each, TimedProtocol) and each is not self]
-        free = [each for each in others if each.cycle is None or each.cycle.response_complete]
-        oldest = min(free, key=lambda each: each.opened, default=self)
+        free = [
+            each for each in self.connections if isinstance(each, TimedProtocol) and each is not self and each._idle
+        ]
+        oldest = min(free, key=lambda each: (each.cycle is not None, each.opened), default=self)
+        self.connections.discard(oldest)
         oldest.transport.abort()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no complete request came yet, or its response is sent and no other has begun."""
+        if self.cycle is None:
+            return True
+        between = self.cycle.response_complete and not self._head and not self._parsing
+        return bool(between and not self.transport.get_write_buffer_size())
 
     def _watch_sending(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()

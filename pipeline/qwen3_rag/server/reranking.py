@@ -61,13 +61,13 @@ async def _reranked(call: Call, body: RerankBody, plain: bool) -> Any:
         return [{"index": i, "score": values[i], **({"text": documents[i]} if shown else {})} for i in order]
     rows: list[dict[str, Any]] = [{"index": i, "relevance_score": values[i]} for i in order]
     # vLLM's clients expect documents, of the other dialects only those that ask.
-    if _shows(body) or (call.request.url.path == "/rerank" and body.return_documents is None):
+    if _shows(body) or (call.request.scope["path"] == "/rerank" and body.return_documents is None):
         for row in rows:
             own = given[row["index"]]
             row["document"] = documents[row["index"]] if plain else own if isinstance(own, dict) else {"text": own}
     degraded = _degraded(result)
     meta: dict[str, Any] = {
-        "api_version": {"version": "1" if call.request.url.path.startswith("/v1/") else "2"},
+        "api_version": {"version": "1" if call.request.scope["path"].startswith("/v1/") else "2"},
         "billed_units": {"search_units": 1},
         "tokens": {"input_tokens": result.tokens, "output_tokens": 0},
     }

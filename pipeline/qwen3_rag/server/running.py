@@ -70,14 +70,18 @@ class Server(uvicorn.Server):
         except Exception as error:  # noqa: BLE001  # raised by `work`
             self.failure, self.should_exit = error, True
 
-    def work(self) -> None:
+    def work(self, before_waiting: Callable[[], None] = lambda: None) -> None:
         """Serve until `should_exit`, SIGTERM or SIGINT; requests that are there then are finished first.
+
+        Args:
+            before_waiting: Called when no more requests come, and only a write may be under way.
 
         Raises:
             Exception: The models cannot be loaded.
         """
         with self.listening:
             self.run(sockets=[self.listening])
+        before_waiting()
         with self.service.being_written:  # its client may have an error, but the store keeps what has begun
             pass
         if self.failure is not None:
@@ -98,11 +102,19 @@ def run(service: Service) -> None:
         server.should_exit = True
 
     # Before uvicorn's own handlers are there, and when it raises the signal again: ending as asked is no failure.
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-        if number := getattr(signal, name, None):
-            signal.signal(number, end)
+    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    numbers = [number for name in names if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, end)
+
+    def before_waiting() -> None:
+        for number in numbers:  # once more ends the process
+            signal.signal(number, signal.SIG_DFL)
+        if service.being_written.locked():
+            logger.info("a write is being finished")
+
     logger.info("listening on %s", server.url)
-    server.work()
+    server.work(before_waiting)
     if server.still_loads:
         # Ending the interpreter under a thread that is inside PyTorch would abort the process.
         sys.stderr.flush()

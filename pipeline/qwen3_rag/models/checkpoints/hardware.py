@@ -1,7 +1,6 @@
 """Which device and which number type a model runs on."""
 
-import os
-import time
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +11,12 @@ from qwen3_rag.errors import InvalidArgumentError, UnknownNameError
 __all__ = ["choose_device", "choose_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SLOWER = 1.2  # times as long a product in bfloat16 may take: it needs half of the memory
-SHARE = 0.5  # of this machine's memory that weights in float32 may take
-CGROUP = Path("/sys/fs/cgroup/memory.max")
+SHARE = 0.4  # of the free memory that weights in float32 may take
+CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,7 +42,7 @@ def choose_dtype(name: str, device: torch.device, folder: Path | None = None, in
     """The type to compute in.
 
     "auto" is bfloat16 on GPUs since Ampere and float16 on older ones. On a CPU it is bfloat16 if this is faster there
-    than float32, which is measured, or if weights in float32 would take more than half of the memory.
+    than float32, or if weights in float32 would take too much of the free memory.
 
     Args:
         name: A type's name, or "auto".
@@ -68,33 +70,39 @@ def choose_dtype(name: str, device: torch.device, folder: Path | None = None, in
 
 @cache
 def _bfloat16_pays() -> bool:
-    """Whether this CPU multiplies in bfloat16 about as fast as in float32; some without AMX take twice as long."""
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    with torch.inference_mode():
-        for _ in range(6):  # of which the first also prepares
-            for dtype, least in seconds.items():
-                rows, weight = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-                began = time.perf_counter()
-                torch.nn.functional.linear(rows, weight)
-                seconds[dtype] = min(least, time.perf_counter() - began)
-    return seconds[torch.bfloat16] <= SLOWER * seconds[torch.float32]
+    """Whether this CPU multiplies faster in bfloat16 than in float32.
+
+    A rule rather than a measurement, which other work on the machine would change from run to run. Intel's processors
+    have a fast unit for it, AMX, which virtual machines may hide; their AVX-512 instruction takes longer than two in
+    float32 (`benchmarks/dtypes.py`).
+    """
+    return torch.cpu._is_amx_tile_supported() or "GenuineIntel" not in _vendor()
+
+
+def _vendor() -> str:
+    """A text with the name of the processor's vendor."""
+    try:
+        lines = CPUINFO.read_text("utf-8", "replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line for line in lines if line.startswith("vendor_id")), "")
 
 
 def _fits_in_float32(folder: Path | None) -> bool:
-    """Whether weights that are stored in 16 bits may take twice as much memory."""
+    """Whether weights that are stored in 16 bits may take twice as much of the free memory."""
     if folder is None:
         return True
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return 2 * size <= SHARE * _memory()
-
-
-def _memory() -> float:
-    """Bytes of memory that this process may have at most."""
     try:
-        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # Windows
-        return float("inf")
-    limit = CGROUP.read_text().strip() if CGROUP.is_file() else "max"
-    return min(machine, float(limit)) if limit.isdigit() else machine
+        return 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= SHARE * _free_memory()
+    except OSError:
+        return False
+
+
+def _free_memory() -> int:
+    """Bytes that are free on this machine, and in this container; 0 if that is not known."""
+    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
+    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for folder, limit, used in CGROUPS:
+        if (folder / limit).is_file() and (text := (folder / limit).read_text().strip()).isdigit():
+            free.append(int(text) - int((folder / used).read_text()))
+    return min(free, default=0)

@@ -97,10 +97,10 @@ def _call_of(sequences: Sequence[PackedSequence], cancellation: Cancellation) ->
     for prefix, indices in prefixes.items():
         group = [indices[i] for i in reading_order([weights[i] for i in indices])]
         order += group
-        if prefix is not None and not prefix.kept:
+        if prefix is not None:
             prefix.refcount = len(group)
-            weights[group[0]] += len(prefix.ids)
-    kv_tokens = max((len(prefix) for prefix in prefixes if prefix is not None and not prefix.kept), default=0)
+            weights[group[0]] += prefix.missing
+    kv_tokens = max((prefix.missing for prefix in prefixes if prefix is not None), default=0)
     return Call(sequences, weights, order, kv_tokens, has_deadline=cancellation.deadline is not None)
 
 

@@ -52,6 +52,13 @@ class Prefix:
         """Number of tokens, the parent's included."""
         return len(self.ids) + (len(self.parent) if self.parent else 0)
 
+    @property
+    def missing(self) -> int:
+        """Number of tokens that are yet to be computed, the parent's included."""
+        if self.keys_values:
+            return 0
+        return len(self.ids) + (self.parent.missing if self.parent else 0)
+
     def release(self) -> None:
         """Count a sequence as finished."""
         self.refcount -= 1
