@@ -155,7 +155,7 @@ def test_queries_of_one_call_share_batches_and_free_their_prefix_caches(tiny_rer
     runner.run = lambda layout, may_compile: (layouts.append(layout), run(layout))[1]
     pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:3]]
     scores = reranker.predict(pairs)
-    assert len(layouts) <= 2
+    assert len([layout for layout in layouts if layout.results]) <= 2
     prefixes = [s.computes for layout in layouts for s in layout.sequences if s.computes and not s.computes.kept]
     assert len(prefixes) == 6
     assert not any(prefix.keys_values for prefix in prefixes)
@@ -189,7 +189,8 @@ def test_running_out_of_gpu_memory_halves_the_budget(
     run, batches = runner.run, []
 
     def full(layout: Layout, may_compile: bool) -> np.ndarray:
-        batches.append(layout.starts[-1])
+        if layout.results:
+            batches.append(layout.starts[-1])
         if layout.starts[-1] > 1200:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(layout)

@@ -52,10 +52,10 @@ def test_an_instruction_is_computed_by_the_first_call_only(
         for query in QUERIES[:2]:
             scores.append(reranker.log_odds(query, TEXTS[:documents]))
     computed = [sum(s.computes is not None and s.computes.kept for s in layout.sequences) for layout in layouts]
-    assert computed == [1, 0]
+    assert computed == [1, 0, 0], "by itself, then two calls"
     (prefix,) = kept(reranker)
     assert len(prefix) > 50
-    assert min(layouts[1].positions) == len(prefix)
+    assert min(layouts[1].positions) == min(layouts[2].positions) == len(prefix)
     for query, values in zip(QUERIES[:2], scores, strict=True):
         np.testing.assert_allclose(values, official.log_odds(query, TEXTS[:documents]), atol=1e-4)
 
@@ -68,6 +68,18 @@ def test_any_query_after_a_kept_instruction_has_the_official_score(
     for _ in range(2):
         scores = reranker.log_odds(query, TEXTS[:documents])
         np.testing.assert_allclose(scores, official.log_odds(query, TEXTS[:documents]), atol=1e-4)
+
+
+def test_the_first_call_with_an_instruction_gives_the_same_bits_as_later_ones(
+    reranker: Reranker, tiny_embedder: Path
+) -> None:
+    embedder = Embedder(str(tiny_embedder), dtype="float32", runtime_options={"compile": False})
+    for documents in (TEXTS[:1], TEXTS[:5], TEXTS):
+        first, *later = [reranker.log_odds(QUERIES[0], documents) for _ in range(3)]
+        assert all((scores == first).all() for scores in later)
+        reranker.loaded.instructions._prefixes.clear()  # type: ignore[attr-defined]
+    first, *later = [embedder.encode_query(QUERIES) for _ in range(3)]
+    assert all((vectors == first).all() for vectors in later)
 
 
 def test_the_instructions_used_last_are_kept(reranker: Reranker, official: Reranker) -> None:
@@ -127,11 +139,11 @@ def test_queries_are_embedded_after_a_kept_instruction(tiny_embedder: Path) -> N
             vectors = embedder.encode_query(QUERIES)
             np.testing.assert_allclose(vectors, official.encode_query(QUERIES), atol=1e-5)
     (prefix,) = kept(embedder)
-    assert sum(s.prefix is prefix for s in layouts[1].sequences) >= len(QUERIES) - 2
+    assert sum(s.prefix is prefix for s in layouts[2].sequences) >= len(QUERIES) - 2
     np.testing.assert_allclose(embedder.encode_document(TEXTS[:3]), official.encode_document(TEXTS[:3]), atol=1e-5)
 
 
-def test_the_tokens_of_new_instructions_count_in_the_budget(tiny_reranker: Path) -> None:
+def test_new_instructions_of_many_callers_keep_to_the_budget(tiny_reranker: Path) -> None:
     budget = 600
     options = {"compile": False, "token_budget": budget}
     reranker = Reranker(str(tiny_reranker), dtype="float32", runtime_options=options)
@@ -139,3 +151,7 @@ def test_the_tokens_of_new_instructions_count_in_the_budget(tiny_reranker: Path)
     with layouts_of(reranker) as layouts, ThreadPoolExecutor(24) as pool:
         list(pool.map(lambda each: reranker.score("tides", TEXTS[:1], instruction=each), instructions))
     assert max(len(layout.ids) for layout in layouts) <= budget
+    new = 0  # instructions computed since the last results, which all stay in memory
+    for layout in layouts:
+        new = 0 if layout.results else new + len(layout.ids)
+        assert new <= budget + LONGEST_KEPT

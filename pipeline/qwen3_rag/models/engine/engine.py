@@ -19,7 +19,7 @@ from qwen3_rag.models.checkpoints.hardware import choose_device, choose_dtype
 from qwen3_rag.models.checkpoints.loading import Head, load_weights
 from qwen3_rag.models.engine import attention
 from qwen3_rag.models.engine.compute import computed
-from qwen3_rag.models.engine.packing import PackedSequence, by_prefix, pack, reading_order
+from qwen3_rag.models.engine.packing import Layout, PackedSequence, by_prefix, kept_prefixes, pack, reading_order
 from qwen3_rag.models.engine.runner import Runner
 from qwen3_rag.models.engine.scheduler import BatchItem, Call, Scheduler
 from qwen3_rag.scores import NEVER, Cancellation
@@ -74,13 +74,13 @@ class Engine:
     def _run_batch(self, batch: list[BatchItem]) -> list[Any]:
         """States of a batch's items in their order; an error in place of a state that is NaN or infinite."""
         sequences: list[PackedSequence] = [call.items[index] for call, index in batch]
+        may_compile = not any(call.has_deadline for call, _ in batch)
+        # By itself, so that the first call with an instruction has the same results as later ones, to the last bit.
+        for prefix in kept_prefixes(sequences):
+            if not prefix.keys_values:
+                self._run(Layout([PackedSequence(prefix.ids, computes=prefix)]), may_compile)
         layout, order = pack(sequences)
-        try:
-            may_compile = not any(call.has_deadline for call, _ in batch)
-            states = computed(self._on_cpu, self.runner.run, layout, may_compile=may_compile)
-        except BaseException:
-            layout.discard_prefixes()
-            raise
+        states = self._run(layout, may_compile)
         for sequence in sequences:
             if sequence.prefix is not None:
                 sequence.prefix.release()
@@ -88,6 +88,13 @@ class Engine:
         for place, state in zip(order, states, strict=True):
             results[place] = state if np.isfinite(state).all() else _not_finite()
         return results
+
+    def _run(self, layout: Layout, may_compile: bool) -> Float32:
+        try:
+            return computed(self._on_cpu, self.runner.run, layout, may_compile=may_compile)
+        except BaseException:
+            layout.discard_prefixes()
+            raise
 
 
 def _call_of(sequences: Sequence[PackedSequence], cancellation: Cancellation) -> Call[PackedSequence, Any]:
@@ -99,7 +106,7 @@ def _call_of(sequences: Sequence[PackedSequence], cancellation: Cancellation) ->
         order += group
         if prefix is not None:
             prefix.refcount = len(group)
-            weights[group[0]] += prefix.missing
+            weights[group[0]] += 0 if prefix.kept else len(prefix.ids)  # kept ones have a batch of their own
     kv_tokens = max((prefix.missing for prefix in prefixes if prefix is not None), default=0)
     return Call(sequences, weights, order, kv_tokens, has_deadline=cancellation.deadline is not None)
 

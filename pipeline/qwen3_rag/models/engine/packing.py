@@ -8,7 +8,17 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["WINDOW", "KeptPrefixes", "Layout", "PackedSequence", "Prefix", "by_prefix", "pack", "reading_order"]
+__all__ = [
+    "WINDOW",
+    "KeptPrefixes",
+    "Layout",
+    "PackedSequence",
+    "Prefix",
+    "by_prefix",
+    "kept_prefixes",
+    "pack",
+    "reading_order",
+]
 
 # Candidates arrive best first. Sorting by length only within windows of this size puts similar lengths together, and
 # still reads the best candidates first, so that stopping early leaves them scored.
@@ -153,16 +163,24 @@ def by_prefix(sequences: Sequence[PackedSequence]) -> dict[Prefix | None, list[i
     return groups
 
 
+def kept_prefixes(sequences: Sequence[PackedSequence]) -> list[Prefix]:
+    """The prefixes that outlive their calls, of the sequences or of their prefixes."""
+    prefixes = [prefix for prefix in by_prefix(sequences) if prefix is not None]
+    chain = [each for prefix in prefixes for each in (prefix.parent, prefix) if each is not None and each.kept]
+    return list(dict.fromkeys(chain))
+
+
 def pack(sequences: Sequence[PackedSequence]) -> tuple[Layout, list[int]]:
     """Lay out a batch: prefixes that are not computed yet, then the sequences by prefix, longest first.
+
+    Prefixes that are kept, and those that others continue, must be computed already.
 
     Returns:
         The layout, and the index in `sequences` of each of its results.
     """
     groups = by_prefix(sequences)
     missing = sorted((p for p in groups if p is not None and not p.keys_values), key=lambda p: -len(p.ids))
-    parents = [p.parent for p in missing if p.parent is not None and not p.parent.keys_values]
-    new = [PackedSequence(p.ids, prefix=p.parent, computes=p) for p in dict.fromkeys([*parents, *missing])]
+    new = [PackedSequence(p.ids, prefix=p.parent, computes=p) for p in missing]
     order = [i for group in groups.values() for i in sorted(group, key=lambda i: -len(sequences[i].ids))]
     return Layout([*new, *(sequences[i] for i in order)]), order
 

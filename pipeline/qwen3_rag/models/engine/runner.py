@@ -79,9 +79,9 @@ class Runner:
         return states
 
     def _states(self, layout: Layout) -> Float32:
-        if len(layout.results) == 1:
+        if (count := len(layout.results)) < 2:
             # torch.compile would compile again for a single row, so there are always at least two.
-            return self._states(Layout([*layout.sequences, PackedSequence(DUMMY)]))[: len(layout.results)]
+            return self._states(Layout([*layout.sequences, *[PackedSequence(DUMMY)] * (2 - count)]))[:count]
         states, batch = self._forward(layout)
         if batch.stage == "all":
             states = states[torch.tensor(layout.last_rows, device=self.device)]
