@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of results")
     options = parser.parse_args()
     if options.out is None:
-        name = f"serving-{os.cpu_count()}-cores-{processor()}".replace(" ", "-").lower()
+        name = re.sub(r"\(r\)| processor", "", f"serving-{os.cpu_count()}-cores-{processor()}".lower()).replace(
+            " ", "-"
+        )
         options.out = ROOT / "benchmarks/results" / f"{name}.json"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {processor()}"
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
