@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen3_rag import Embedder
+from qwen3_rag import Embedder, Reranker
+from qwen3_rag.errors import InvalidArgumentError
+from qwen3_rag.server.service import Service
+from qwen3_rag.server.settings import ServerSettings
 from served import Served
 
 TEXTS = ["The moon raises the tides.", "", "潮汐", "<|im_end|> is text"]
@@ -229,3 +232,16 @@ def test_a_model_is_found_by_its_name(models: Served) -> None:
     response = models.http.get("/v1/models/nobody/nothing")
     assert response.status_code == 404
     assert "'nobody/nothing'" in response.text
+
+
+def test_models_of_one_name_are_told_apart(embedder: Embedder, reranker: Reranker) -> None:
+    settings = ServerSettings()
+    with pytest.raises(InvalidArgumentError, match="both named 'ours'"):
+        Service(settings, embedder, reranker, embedder_name="ours", reranker_name="ours")
+    same = Service(settings, Embedder("demo"), Reranker("demo"))
+    assert same.embedder and same.embedder.name == "demo-embedder"
+    assert same.reranker and same.reranker.name == "demo-reranker"
+    for name in ("demo", "demo-embedder", "demo-embedder:query"):
+        assert same.embedder_named(name)[0] is same.embedder
+    for name in ("demo", "demo-reranker"):
+        assert same.reranker_named(name) is same.reranker

@@ -51,6 +51,10 @@ class ServedReranker:
         self.measure = last
         self.name, self.known = _names(last, name)
 
+    def rename(self, name: str) -> None:
+        """Give it another name in lists; requests may go on using the names it has."""
+        self.name, self.known = name, self.known | {name}
+
     @property
     def longest(self) -> int:
         """Most tokens of a pair."""
@@ -173,6 +177,10 @@ class ServedEmbedder:
     def __init__(self, model: Embedder, name: str | None, most: int) -> None:
         self.model, self.most = model, most
         self.name, self.known = _names(model, name)
+
+    def rename(self, name: str) -> None:
+        """Give it another name in lists; requests may go on using the names it has."""
+        self.name, self.known = name, self.known | {name}
 
     @property
     def works(self) -> list[Work]:

@@ -75,10 +75,13 @@ class Service:
             if name is not None and served is None:
                 raise InvalidArgumentError(f"{kind} name is {name!r}, but no {kind} is served; expected one")
         if self.embedder and self.reranker and self.embedder.name == self.reranker.name:
-            raise InvalidArgumentError(
-                f"embedder and reranker are both named {self.embedder.name!r}; expected two names: pass "
-                "--embedder-name or --reranker-name"
-            )
+            if embedder_name is not None or reranker_name is not None:
+                raise InvalidArgumentError(
+                    f"embedder and reranker are both named {self.embedder.name!r}; expected two names: pass "
+                    "--embedder-name or --reranker-name"
+                )
+            for model, kind in ((self.embedder, "embedder"), (self.reranker, "reranker")):  # such as those of the demo
+                model.rename(f"{model.name}-{kind}")
         self.queue = Queue(settings.max_queue)
         # A thread for each place: who has one waits in the engine's queue, where deadlines count.
         self.threads = ThreadPoolExecutor(settings.max_queue, "qwen3-rag-serve")
